@@ -1,0 +1,75 @@
+"""What the programs under tools/ share: the common arguments, and how an error reaches the user.
+
+A tool is three steps, ``parse``, ``load_config``, one call, inside ``run(main)``::
+
+    def main() -> None:
+        args = parse(common_parser(__doc__))
+        train_detector(load_config(args), resume=args.resume)
+
+    if __name__ == "__main__":
+        run(main)
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from registry import Config, ConvbodyError, load_cfg
+
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+_IMAGE_SUFFIXES = {".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF", ".WEBP", ".GIF", ".PPM"}
+
+
+def common_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with ``--config-file``, ``--plugin`` (repeatable) and trailing ``KEY VALUE`` pairs (``opts``)."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="YAML", help="config file; without it, the defaults")
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE|FILE.py",
+        help="a module or file whose registrations are loaded first (repeatable)",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, by pairs")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse ``argv`` (default: the command line); options may stand before, between or after the pairs."""
+    return parser.parse_intermixed_args(argv)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config that parsed common arguments ask for. Raises ConfigError for what it cannot accept."""
+    return load_cfg(args.config_file, args.opts, plugins=args.plugin)
+
+
+def split_opts(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split ``a.jpg b.jpg KEY VALUE ...`` into (``[a.jpg, b.jpg]``, ``[KEY, VALUE, ...]``).
+
+    The pairs begin at the first word that is written like a config key (upper case, dotted) and is neither a
+    file that exists nor named like an image.
+    """
+    for position, word in enumerate(words):
+        path = Path(word)
+        if _KEY.fullmatch(word) and path.suffix not in _IMAGE_SUFFIXES and not path.exists():
+            return list(words[:position]), list(words[position:])
+    return list(words), []
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call ``main`` and exit with what it returns (None: 0); a ConvbodyError is one line and exit status 2."""
+    try:
+        status = main() or 0
+    except ConvbodyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
