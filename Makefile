@@ -1,0 +1,62 @@
+# Every target makes the environment it needs: `make quickstart` and `make test` work in a fresh clone.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BODY   ?= timm/tf_efficientnet_lite0-FPN
+OUTPUT ?= runs/quickstart
+JOBS   ?= 2
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.installed
+
+# One thread a process: the tests' tensors are small, and the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test test-slow test-all lint format clean
+
+help:             ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo
+	@echo "  PYTHON=python3.12 chooses the Python of a new environment; VENV=folder says where it lies."
+
+venv: $(READY)    ## make the environment in .venv
+
+$(READY): pyproject.toml setup.py scripts/bootstrap.py scripts/check_torch.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV)
+	@touch $@
+
+# Another body has no weights to start from here, so it trains from scratch with a configuration made for that.
+ifeq ($(BODY),timm/tf_efficientnet_lite0-FPN)
+QUICKSTART_CONFIG := configs/quickstart/trees.yaml
+else
+QUICKSTART_CONFIG := configs/quickstart/scratch.yaml
+endif
+
+quickstart: $(READY)  ## train and evaluate a detector on real photographs [BODY=R-18-FPN]
+	@$(BIN)/python tools/prepare_data.py trees
+	@$(BIN)/python tools/train_net.py --config-file $(QUICKSTART_CONFIG) \
+		MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
+	@echo "The report: $(OUTPUT)/report.html"
+
+test: $(READY)    ## run the fast tests
+	@$(PYTEST) -n $(JOBS)
+
+test-slow: $(READY)  ## run the slow tests
+	@$(PYTEST) -n $(JOBS) -m slow
+
+test-all: $(READY)   ## run every test
+	@$(PYTEST) -n $(JOBS) -m "slow or not slow"
+
+lint: $(READY)    ## check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(READY)  ## rewrite the sources in the house style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean:            ## remove what was built or cached (runs, data sets and .venv stay)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""What every test shares: where the repository lies, fixed seeds, quiet and repeatable tools."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+# Before torch or matplotlib is imported anywhere: one thread a process, and no display.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("convbody", deadline=None, derandomize=True)
+settings.load_profile("convbody")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state. Libraries that a test did not import stay unimported."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
