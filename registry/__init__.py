@@ -1,0 +1,52 @@
+"""Names -> things: registries, plugins and the config. Imports no torch."""
+
+from registry import builtin as builtin
+from registry.config import Config, config_section, family_defaults, get_cfg, source_of
+from registry.conv_body import ConvBody, parse_conv_body
+from registry.core import Registry
+from registry.errors import (
+    ConfigError,
+    ConvbodyError,
+    DuplicateNameError,
+    PluginError,
+    UnknownKeyError,
+    UnknownNameError,
+)
+from registry.load import load_cfg, lookup
+from registry.registries import (
+    BACKBONES,
+    BODIES,
+    NECKS,
+    NORMS,
+    REGISTRIES,
+    STAGE_SPECS,
+    STEM_MODULES,
+    TRANSFORMATION_MODULES,
+)
+
+__all__ = [
+    "BACKBONES",
+    "BODIES",
+    "NECKS",
+    "NORMS",
+    "REGISTRIES",
+    "STAGE_SPECS",
+    "STEM_MODULES",
+    "TRANSFORMATION_MODULES",
+    "Config",
+    "ConfigError",
+    "ConvBody",
+    "ConvbodyError",
+    "DuplicateNameError",
+    "PluginError",
+    "Registry",
+    "UnknownKeyError",
+    "UnknownNameError",
+    "config_section",
+    "family_defaults",
+    "get_cfg",
+    "load_cfg",
+    "lookup",
+    "parse_conv_body",
+    "source_of",
+]

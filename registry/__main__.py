@@ -1,0 +1,50 @@
+"""``python -m registry [KIND] [PATTERN]``: lists what can be named in a config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fnmatch import fnmatchcase
+
+from registry.config import get_cfg, value_of
+from registry.errors import ConvbodyError
+from registry.merge import dotted_keys
+from registry.plugins import load_plugins
+from registry.registries import REGISTRIES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the names of one registry with their places, the config keys with their defaults, or the kinds."""
+    parser = argparse.ArgumentParser(prog="python -m registry", description=main.__doc__)
+    parser.add_argument("kind", nargs="?", choices=[*REGISTRIES, "config"], help="what to list")
+    parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern such as 'R-*'")
+    parser.add_argument("--plugin", action="append", default=[], help="a module or .py file to import first")
+    args = parser.parse_args(argv)
+    try:
+        load_plugins(args.plugin, "--plugin")
+        if args.kind is None:
+            for kind, registry in REGISTRIES.items():
+                print(f"{kind:16} {len(registry):4} names")
+            print(f"{'config':16} {len(dotted_keys(get_cfg())):4} keys")
+        elif args.kind == "config":
+            _print_config(args.pattern)
+        else:
+            registry = REGISTRIES[args.kind]
+            for name in registry.names(args.pattern):
+                found = registry.find(name)
+                print(f"{name:32} {found}  {found.summary}")
+    except ConvbodyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print_config(pattern: str) -> None:
+    cfg = get_cfg()
+    for key in dotted_keys(cfg):
+        if fnmatchcase(key, pattern):
+            print(f"{key} = {value_of(cfg, key)!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Everything that ships with the project, by name. Nothing is imported until a name is used."""
+
+from __future__ import annotations
+
+from registry.registries import BODIES, NECKS, NORMS, STAGE_SPECS, STEM_MODULES, TRANSFORMATION_MODULES
+
+#: Modules that declare config sections; they import no torch.
+CONFIG_MODULES = (
+    "registry.plugins_config",
+    "backbones.config",
+    "backbones.resnet.config",
+    "convbody.training.config",
+    "convbody.detection.config",
+    "convbody.detection.data.config",
+)
+
+_RESNETS = ("R-18", "R-34", "R-50", "R-101", "R-152")
+_NORM_WORDS = ("FixedBatchNorm", "GN", "BatchNorm", "SyncBN")
+_NECKS = ("C4", "C5", "FPN", "FPN-RETINANET")
+
+for _name in _RESNETS:
+    BODIES.lazy(_name, "backbones.resnet.body:build_resnet_body")
+    STAGE_SPECS.lazy(_name, "backbones.resnet.stages")
+    for _neck in _NECKS:
+        STAGE_SPECS.lazy(f"{_name}-{_neck}", "backbones.resnet.stages")
+BODIES.lazy("timm/*", "backbones.timm:build_timm_body")
+
+NECKS.lazy("C4", "backbones.necks.single:build_c4")
+NECKS.lazy("C5", "backbones.necks.single:build_c5")
+NECKS.lazy("FPN", "backbones.necks.fpn:build_fpn")
+NECKS.lazy("FPN-RETINANET", "backbones.necks.fpn:build_retinanet_fpn")
+
+for _word in _NORM_WORDS:
+    STEM_MODULES.lazy(f"StemWith{_word}", f"backbones.resnet.stems:StemWith{_word}")
+    for _block in ("Bottleneck", "BasicBlock"):
+        TRANSFORMATION_MODULES.lazy(
+            f"{_block}With{_word}", f"backbones.resnet.transformations:{_block}With{_word}"
+        )
+
+NORMS.lazy("FrozenBN", "backbones.layers.norm:FrozenBatchNorm2d")
+NORMS.lazy("BN", "backbones.layers.norm:batch_norm")
+NORMS.lazy("GN", "backbones.layers.norm:group_norm")
+NORMS.lazy("SyncBN", "backbones.layers.norm:sync_batch_norm")

@@ -1,0 +1,129 @@
+"""The config tree: defaults declared beside the code that reads them, assembled into one yacs node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, TypeVar
+
+from yacs.config import CfgNode
+
+from registry.errors import ConfigError
+
+Defaults = Mapping[str, Any]
+SectionFunction = TypeVar("SectionFunction", bound=Callable[[], Defaults])
+
+
+class Config(CfgNode):  # type: ignore[misc]  # yacs has no types
+    """A yacs ``CfgNode`` that remembers where each value was set (see :func:`source_of`)."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Dotted key -> "file:line" or "command line"; keys left at their default are absent."""
+        # yacs routes attribute assignment into the mapping, so the record lives in __dict__.
+        return self.__dict__.setdefault("_sources", {})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Section:
+    path: str
+    defaults: Callable[[], Defaults]
+    where: str
+
+
+_SECTIONS: dict[str, _Section] = {}  # by module and function, so that a reloaded module replaces its own
+_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {}
+
+
+def config_section(path: str) -> Callable[[SectionFunction], SectionFunction]:
+    """Declares default keys under ``path`` ("MODEL.RESNETS", or "" for the top level).
+
+    Decorates a function without arguments that gives a (nested) dict of defaults. Several functions may add keys
+    to one path; a key given twice is an error that names both functions. A key whose default is
+    ``Config(new_allowed=True)`` takes any mapping.
+    """
+
+    def decorate(function: SectionFunction) -> SectionFunction:
+        code = function.__code__
+        section = _Section(path, function, f"{code.co_filename}:{code.co_firstlineno}")
+        _SECTIONS[f"{function.__module__}.{function.__qualname__}"] = section
+        return function
+
+    return decorate
+
+
+def family_defaults(pattern: str, defaults: Mapping[str, Any]) -> None:
+    """Declares defaults that hold when CONV_BODY matches a shell pattern ("FBNet*"), before any file is merged.
+
+    ``defaults`` maps dotted keys to values. Where several patterns match, the longest has the last word.
+    """
+    _FAMILY_DEFAULTS.setdefault(pattern, {}).update(defaults)
+
+
+def get_cfg(conv_body: str | None = None) -> Config:
+    """The full tree of defaults, with those of the family behind ``conv_body`` (by default the published R-50-C4)."""
+    from registry.builtin import CONFIG_MODULES
+
+    for module in CONFIG_MODULES:
+        import_module(module)
+    cfg = Config()
+    owners: dict[str, str] = {}
+    for section in _SECTIONS.values():
+        _insert(cfg, section.path, section.defaults(), section.where, owners)
+    if conv_body is not None:
+        cfg.MODEL.BACKBONE.CONV_BODY = conv_body
+    _apply_family_defaults(cfg)
+    return cfg
+
+
+def _insert(root: Config, path: str, defaults: Defaults, where: str, owners: dict[str, str]) -> None:
+    """Puts ``defaults`` under the dotted ``path``; ``owners`` remembers who declared each key."""
+    node: Any = root
+    for part in path.split(".") if path else []:
+        node = node.setdefault(part, Config())
+    for name, value in defaults.items():
+        key = f"{path}.{name}" if path else name
+        free_form = isinstance(value, CfgNode) and value.is_new_allowed()
+        if isinstance(value, Mapping) and not free_form:
+            _insert(root, key, value, where, owners)
+        elif name in node:
+            raise ConfigError(f"config key {key} is declared twice: at {owners.get(key, 'a section')} and at {where}")
+        else:
+            node[name] = Config(dict(value), new_allowed=True) if free_form else value
+            owners[key] = where
+
+
+def _apply_family_defaults(cfg: Config) -> None:
+    conv_body = cfg.MODEL.BACKBONE.CONV_BODY
+    for pattern in sorted(_FAMILY_DEFAULTS, key=len):
+        if fnmatchcase(conv_body, pattern):
+            for key, value in _FAMILY_DEFAULTS[pattern].items():
+                *path, leaf = key.split(".")
+                node = cfg
+                for part in path:
+                    node = node[part]
+                node[leaf] = value
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value at a dotted key."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def source_of(cfg: CfgNode, key: str) -> str:
+    """Where the value at a dotted key was set: "file:line", "command line" or "default".
+
+    A key inside a mapping that was set whole has the source of the mapping.
+    """
+    sources = getattr(cfg, "sources", {})
+    while key:
+        if key in sources:
+            return str(sources[key])
+        key = key.rpartition(".")[0]
+    return "default"
+
