@@ -14,7 +14,7 @@ from registry.registries import REGISTRIES
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the names of one registry with their places, the config keys with their defaults, or the kinds."""
+    """Prints the names of one registry with their places, or the config keys with their defaults."""
     parser = argparse.ArgumentParser(prog="python -m registry", description=main.__doc__)
     parser.add_argument("kind", nargs="?", choices=[*REGISTRIES, "config"], help="what to list")
     parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern such as 'R-*'")

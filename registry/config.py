@@ -16,14 +16,14 @@ Defaults = Mapping[str, Any]
 SectionFunction = TypeVar("SectionFunction", bound=Callable[[], Defaults])
 
 
-class Config(CfgNode):  # type: ignore[misc]  # yacs has no types
+class Config(CfgNode):
     """A yacs ``CfgNode`` that remembers where each value was set (see :func:`source_of`)."""
 
     @property
     def sources(self) -> dict[str, str]:
         """Dotted key -> "file:line" or "command line"; keys left at their default are absent."""
         # yacs routes attribute assignment into the mapping, so the record lives in __dict__.
-        return self.__dict__.setdefault("_sources", {})  # type: ignore[no-any-return]
+        return self.__dict__.setdefault("_sources", {})
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {}
 def config_section(path: str) -> Callable[[SectionFunction], SectionFunction]:
     """Declares default keys under ``path`` ("MODEL.RESNETS", or "" for the top level).
 
-    Decorates a function without arguments that gives a (nested) dict of defaults. Several functions may add keys
-    to one path; a key given twice is an error that names both functions. A key whose default is
+    Decorates a function without arguments that gives a (nested) dict of defaults. Several functions may add
+    keys to one path; a key given twice is an error that names both functions. A key whose default is
     ``Config(new_allowed=True)`` takes any mapping.
     """
 
@@ -55,7 +55,7 @@ def config_section(path: str) -> Callable[[SectionFunction], SectionFunction]:
 
 
 def family_defaults(pattern: str, defaults: Mapping[str, Any]) -> None:
-    """Declares defaults that hold when CONV_BODY matches a shell pattern ("FBNet*"), before any file is merged.
+    """Declares defaults for every CONV_BODY that matches a shell pattern ("FBNet*"), set before any file.
 
     ``defaults`` maps dotted keys to values. Where several patterns match, the longest has the last word.
     """
@@ -63,7 +63,7 @@ def family_defaults(pattern: str, defaults: Mapping[str, Any]) -> None:
 
 
 def get_cfg(conv_body: str | None = None) -> Config:
-    """The full tree of defaults, with those of the family behind ``conv_body`` (by default the published R-50-C4)."""
+    """The full tree of defaults, those of the family behind ``conv_body`` included (default: R-50-C4)."""
     from registry.builtin import CONFIG_MODULES
 
     for module in CONFIG_MODULES:
@@ -89,7 +89,9 @@ def _insert(root: Config, path: str, defaults: Defaults, where: str, owners: dic
         if isinstance(value, Mapping) and not free_form:
             _insert(root, key, value, where, owners)
         elif name in node:
-            raise ConfigError(f"config key {key} is declared twice: at {owners.get(key, 'a section')} and at {where}")
+            raise ConfigError(
+                f"config key {key} is declared twice: at {owners.get(key, 'a section')} and at {where}"
+            )
         else:
             node[name] = Config(dict(value), new_allowed=True) if free_form else value
             owners[key] = where
@@ -126,4 +128,3 @@ def source_of(cfg: CfgNode, key: str) -> str:
             return str(sources[key])
         key = key.rpartition(".")[0]
     return "default"
-

@@ -26,9 +26,9 @@ class ConvBody:
 
 
 def parse_conv_body(name: str, origin: str = "MODEL.BACKBONE.CONV_BODY") -> ConvBody:
-    """Takes a CONV_BODY name apart. The longest neck name that ends it counts, so ``R-50-FPN-RETINANET`` is the body
-    R-50 with the neck FPN-RETINANET; a name registered whole wins. Imports nothing but plugin modules, and those only
-    when the name is unknown otherwise.
+    """Takes a CONV_BODY name apart. The longest neck name that ends it counts, so ``R-50-FPN-RETINANET`` is
+    the body R-50 with the neck FPN-RETINANET; a name registered whole wins. Imports nothing but plugin
+    modules, and those only when the name is unknown otherwise.
 
     Raises:
         UnknownNameError: no such body, neck or whole name; ``origin`` says where the name came from.
@@ -54,8 +54,11 @@ def _parse(name: str) -> ConvBody | None:
 
 def _unknown(name: str, origin: str) -> UnknownNameError:
     body, _, rest = next(
-        ((body, "-", name[len(body) + 1 :]) for body in sorted(BODIES.names(), key=len, reverse=True)
-         if name.startswith(f"{body}-")),
+        (
+            (body, "-", name[len(body) + 1 :])
+            for body in sorted(BODIES.names(), key=len, reverse=True)
+            if name.startswith(f"{body}-")
+        ),
         (name, "", ""),
     )
     if rest:

@@ -32,9 +32,10 @@ class _Entry(Generic[T]):
 class Registry(Generic[T]):
     """Maps names to things of one kind.
 
-    Three ways in: :meth:`register` (a decorator, or a call with the object last), :meth:`lazy` (a module that is
-    imported when the name is first used) and, with ``group``, the entry points of installed distributions. A lazy
-    or entry-point name may end in ``*``: it then serves every name that the pattern matches.
+    Three ways in: :meth:`register` (a decorator, or a call with the object last), :meth:`lazy` (a module
+    that is imported when the name is first used) and, with ``group``, the entry points of installed
+    distributions. A lazy or entry-point name may end in ``*``: it then serves every name that the pattern
+    matches.
 
     Args:
         kind: what the things are, for messages: "norm", "backbone body".
@@ -49,8 +50,6 @@ class Registry(Generic[T]):
         self._entries: dict[str, _Entry[T]] = {}
         self._entry_points_read = group is None
 
-    # -- adding -----------------------------------------------------------------------------------------------------
-
     @overload
     def register(self, name: str, *aliases: str) -> Callable[[U], U]: ...
     @overload
@@ -59,8 +58,8 @@ class Registry(Generic[T]):
     def register(self, name: str, *rest: Any) -> Any:
         """Adds a thing under ``name`` and any aliases.
 
-        ``@REG.register("a", "alias")`` decorates; ``REG.register("a", "alias", thing)`` is the call, and gives the
-        thing back. Raises :class:`DuplicateNameError`, naming both places, when a name is taken.
+        ``@REG.register("a", "alias")`` decorates; ``REG.register("a", "alias", thing)`` is the call, and
+        gives the thing back. Raises :class:`DuplicateNameError`, naming both places, when a name is taken.
         """
         frame = sys._getframe(1)
         module, where = frame.f_globals.get("__name__", ""), f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -77,8 +76,8 @@ class Registry(Generic[T]):
     def lazy(self, name: str, target: str, *aliases: str) -> None:
         """Adds ``name`` without importing anything.
 
-        ``target`` is ``"package.module:attribute"``, or ``"package.module"`` for a module that registers the name
-        itself when it is imported.
+        ``target`` is ``"package.module:attribute"``, or ``"package.module"`` for a module that registers
+        the name itself when it is imported.
         """
         frame = sys._getframe(1)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -97,7 +96,7 @@ class Registry(Generic[T]):
             self._entries[alias] = _Entry(where, alias_of=name)
 
     def _awaits(self, name: str, module: str) -> bool:
-        """Whether ``name`` is a lazy entry that this module, of the package it points to, is expected to fill."""
+        """Whether ``name`` is lazy and waits for this module, of the package it points to, to fill it."""
         entry = self._entries.get(name)
         if entry is None or entry.target is None or entry.value is not None:
             return False
@@ -107,10 +106,8 @@ class Registry(Generic[T]):
         taken = self._entries.get(name)
         if taken is not None:
             raise DuplicateNameError(
-                f"{self.kind} {name!r} is registered twice: at {taken.where} and at {where}; rename one of them"
+                f"{self.kind} {name!r} is registered twice, at {taken.where} and at {where}; rename one"
             )
-
-    # -- looking up -------------------------------------------------------------------------------------------------
 
     def get(self, name: str, *, origin: str = "") -> T:
         """The thing called ``name``, imported now if it is lazy.
@@ -171,7 +168,7 @@ class Registry(Generic[T]):
         return find_object(self._resolve(key), self._target_entry(key).where)
 
     def import_plugin(self, name: str) -> None:
-        """Imports the distribution behind ``name``, so that it brings its config; names of this project stay lazy."""
+        """Imports the distribution behind ``name``, for its config section; our own names stay lazy."""
         key = self._match(name)
         if key is not None and self._target_entry(key).distribution is not None:
             self._resolve(key)
@@ -187,7 +184,9 @@ class Registry(Generic[T]):
     def _add_entry_point(self, point: EntryPoint) -> None:
         taken = self._entries.get(point.name)
         if taken is None:
-            self._entries[point.name] = _Entry(point.where, target=point.target, distribution=point.distribution)
+            self._entries[point.name] = _Entry(
+                point.where, target=point.target, distribution=point.distribution
+            )
         elif _package(getattr(taken.value, "__module__", "")) != _package(point.target):
             # Not raised here: a conflict over one name must not break the others.
             taken.rival = point.where
@@ -237,7 +236,9 @@ class Registry(Generic[T]):
             ) from error
         filled = self._target_entry(key).value
         if filled is None:
-            raise PluginError(f"importing {module_name} did not register {self.kind} {key!r}, as {entry.where} promises")
+            raise PluginError(
+                f"importing {module_name} did not register {self.kind} {key!r}, as {entry.where} promises"
+            )
         return filled
 
 

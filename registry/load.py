@@ -26,8 +26,8 @@ def load_cfg(path: str | Path | None, opts: Sequence[Any] = (), plugins: Sequenc
         opts: ``[KEY, VALUE, ...]``, set last.
         plugins: modules or ``.py`` files to import first, beside those that ``PLUGINS`` names.
 
-    CONV_BODY is read before anything is merged, so that the family or plugin behind it brings its own section and
-    its own defaults; what the file or ``opts`` set then counts.
+    CONV_BODY is read before anything is merged, so that the family or plugin behind it brings its own
+    section and its own defaults; what the file or ``opts`` set then counts.
 
     Raises:
         ConfigError: an unknown key, a value of another type, an unreadable file; says key, file and line.
@@ -52,8 +52,9 @@ def load_cfg(path: str | Path | None, opts: Sequence[Any] = (), plugins: Sequenc
 
 
 def lookup(registry: Registry[Any], cfg: Config, key: str) -> Any:
-    """The thing in ``registry`` whose name is the value at ``key``; an unknown name is an error that gives the key,
-    and the file and line that set it."""
+    """The thing in ``registry`` whose name is the value at ``key``; an unknown name is an error that gives
+    the key, and the file and line that set it.
+    """
     name = value_of(cfg, key)
     if not isinstance(name, str):
         raise ConfigError(f"the name of a {registry.kind} is a string", key, cfg)

@@ -25,7 +25,9 @@ def _merge_mapping(root: Config, node: Config, tree: Located, prefix: str) -> No
         key = f"{prefix}{name}"
         if isinstance(node.get(name), CfgNode):
             if not isinstance(child.value, dict):
-                raise ConfigError(f"{key} at {child.where} is a section and takes a mapping of keys, not {child.value!r}")
+                raise ConfigError(
+                    f"{key} at {child.where} is a section and takes a mapping of keys, not {child.value!r}"
+                )
             _merge_mapping(root, node[name], child, f"{key}.")
         else:
             assign(root, key, child.plain(), child.where)
@@ -88,15 +90,18 @@ def dotted_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def coerce(key: str, value: Any, default: Any, source: str) -> Any:
-    """``value`` as the type of ``default``: text is read as a Python literal, an int serves as a float, lists and
-    tuples interchange. Numbers, truth values and strings inside a sequence must be of the default's kind.
+    """``value`` as the type of ``default``: text is read as a Python literal, an int serves as a float,
+    lists and tuples interchange. Numbers, truth values and strings inside a sequence must be of the
+    default's kind.
 
     Raises:
         ConfigError: anything else; says the key, its source and what was expected.
     """
     if isinstance(default, CfgNode):
-        raise ConfigError(f"{key} ({source_phrase(source)}) is a section; set one of its keys, such as "
-                          f"{', '.join(dotted_keys(default, key + '.')[:2])}")
+        raise ConfigError(
+            f"{key} ({source_phrase(source)}) is a section; set one of its keys, such as "
+            f"{', '.join(dotted_keys(default, key + '.')[:2])}"
+        )
     if not isinstance(default, str):
         value = _literal(value)
     if default is None or type(value) is type(default):

@@ -57,7 +57,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 def load_plugin_modules() -> None:
     """Imports the entry points that name a whole module, which may register any number of names.
 
-    Done once, and only when a name was not found otherwise. One that fails is reported and breaks nothing else.
+    Done once, and only when a name was not found otherwise. One that fails is reported; the rest still load.
     """
     for points in _installed().values():
         for point in points:
@@ -75,8 +75,8 @@ def load_plugin_modules() -> None:
 def load_plugins(names: Iterable[str], origin: str, folder: Path | None = None) -> None:
     """Imports each plugin of a ``PLUGINS`` list, so that its decorators run.
 
-    A name is an importable module, or a path to a ``.py`` file, looked for beside the config (``folder``) and then
-    in the working directory. Loading a plugin twice does nothing.
+    A name is an importable module, or a path to a ``.py`` file, looked for beside the config (``folder``)
+    and then in the working directory. Loading a plugin twice does nothing.
 
     Raises:
         PluginError: no such file or module, or it fails to import.

@@ -7,8 +7,9 @@ from registry.config import config_section
 
 @config_section("")
 def plugin_defaults() -> dict[str, Any]:
+    """Top-level key of the plugin list."""
     return {
-        # Importable modules or paths of .py files (beside the config, or in the working directory) to import before
-        # the config is read: ("my_module", "path/to/file.py").
+        # Importable modules or paths of .py files (beside the config, or in the working directory) to
+        # import before the config is read: ("my_module", "path/to/file.py").
         "PLUGINS": (),
     }

@@ -19,7 +19,7 @@ TRANSFORMATION_MODULES: Registry[Any] = Registry(
     "ResNet block", "convbody.transformations", "python -m registry transformations"
 )
 #: Stages of a ResNet by CONV_BODY or by body name -> tuple of StageSpec.
-STAGE_SPECS: Registry[Any] = Registry("stage specification", "convbody.stage_specs", "python -m registry stage_specs")
+STAGE_SPECS: Registry[Any] = Registry("stage spec", "convbody.stage_specs", "python -m registry stage_specs")
 #: Normalisation layers -> ``constructor(channels)``.
 NORMS: Registry[Any] = Registry("norm", "convbody.norms", "python -m registry norms")
 

@@ -23,7 +23,7 @@ class Found:
 
 
 def find_target(target: str) -> Found | None:
-    """The place of ``"module:attribute"``, read from the source text; None when it is not a plain definition."""
+    """The place of ``"module:attribute"``, read from the source; None unless it is a plain definition."""
     module, _, attribute = target.partition(":")
     spec = find_spec(module)
     if spec is None or spec.origin is None or not attribute:

@@ -16,7 +16,9 @@ BASE_KEY = "_BASE_"
 
 @dataclass(frozen=True)
 class Located:
-    """A value of a YAML file and its place. A mapping holds Located values by key, anything else plain data."""
+    """A value of a YAML file and its place. A mapping holds Located values by key, anything else plain
+    data.
+    """
 
     value: Any
     file: Path
@@ -91,11 +93,11 @@ def _read(path: Path, named_at: str) -> Located:
 def _located(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Located:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
-        return Located(loader.construct_object(node, deep=True), path, line)  # type: ignore[no-untyped-call]
+        return Located(loader.construct_object(node, deep=True), path, line)
     loader.flatten_mapping(node)  # YAML's own "<<" merge keys
     children: dict[str, Located] = {}
     for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))  # type: ignore[no-untyped-call]
+        key = str(loader.construct_object(key_node))
         place = Located(None, path, key_node.start_mark.line + 1)
         if key in children:
             raise ConfigError(f"key {key} is given twice: {children[key].where} and {place.where}")
