@@ -25,7 +25,7 @@ def main() -> None:
     say(f"Installing convbody and what it needs into {folder} (a few minutes the first time).")
     pip_install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if subprocess.call([*pip_install, "--editable", ROOT + "[dev]"]) != 0:
-        stop("pip could not install the requirements (its message is above). The same command goes on from there.")
+        stop("pip could not install the requirements; its message is above. The same command tries again.")
     if subprocess.call([python, os.path.join(ROOT, "scripts", "check_torch.py")]) != 0:
         sys.exit(2)
 
