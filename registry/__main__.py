@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from fnmatch import fnmatchcase
+from typing import Any
 
 from registry.config import get_cfg, value_of
+from registry.core import Registry
 from registry.errors import ConvbodyError
 from registry.merge import dotted_keys
 from registry.plugins import load_plugins
@@ -29,14 +31,21 @@ def main(argv: list[str] | None = None) -> int:
         elif args.kind == "config":
             _print_config(args.pattern)
         else:
-            registry = REGISTRIES[args.kind]
-            for name in registry.names(args.pattern):
-                found = registry.find(name)
-                print(f"{name:32} {found}  {found.summary}")
+            _print_names(REGISTRIES[args.kind], args.pattern)
     except ConvbodyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _print_names(registry: Registry[Any], pattern: str) -> None:
+    for name in registry.names(pattern):
+        try:
+            found = registry.find(name)
+        except ConvbodyError as error:  # one broken plugin must not hide the other names
+            print(f"{name:32} {error}")
+        else:
+            print(f"{name:32} {found}  {found.summary}")
 
 
 def _print_config(pattern: str) -> None:

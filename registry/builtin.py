@@ -40,4 +40,4 @@ for _word in _NORM_WORDS:
 NORMS.lazy("FrozenBN", "backbones.layers.norm:FrozenBatchNorm2d")
 NORMS.lazy("BN", "backbones.layers.norm:batch_norm")
 NORMS.lazy("GN", "backbones.layers.norm:group_norm")
-NORMS.lazy("SyncBN", "backbones.layers.norm:sync_batch_norm")
+NORMS.lazy("SyncBN", "backbones.layers.norm:SyncBatchNorm")

@@ -22,6 +22,7 @@ class _Entry(Generic[T]):
     """One name: an object, or the ``"module:attribute"`` that gives it when first asked for."""
 
     where: str
+    package: str  # the top-level package that fills the name
     value: T | None = None
     target: str | None = None
     distribution: str | None = None
@@ -83,24 +84,25 @@ class Registry(Generic[T]):
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         for each in (name, *aliases):
             self._refuse_duplicate(each, where)
-        self._entries[name] = _Entry(where, target=target)
-        for alias in aliases:
-            self._entries[alias] = _Entry(where, alias_of=name)
+        self._put(name, aliases, _Entry(where, _package(target), target=target))
 
     def _add(self, name: str, aliases: tuple[str, ...], thing: Any, module: str, where: str) -> None:
         for each in (name, *aliases):
             if not self._awaits(each, module):
                 self._refuse_duplicate(each, where)
-        self._entries[name] = _Entry(where, value=thing)
+        self._put(name, aliases, _Entry(where, _package(module), value=thing))
+
+    def _put(self, name: str, aliases: tuple[str, ...], entry: _Entry[T]) -> None:
+        self._entries[name] = entry
         for alias in aliases:
-            self._entries[alias] = _Entry(where, alias_of=name)
+            self._entries[alias] = _Entry(entry.where, entry.package, alias_of=name)
 
     def _awaits(self, name: str, module: str) -> bool:
         """Whether ``name`` is lazy and waits for this module, of the package it points to, to fill it."""
         entry = self._entries.get(name)
         if entry is None or entry.target is None or entry.value is not None:
             return False
-        return _package(entry.target) == _package(module)
+        return entry.package == _package(module)
 
     def _refuse_duplicate(self, name: str, where: str) -> None:
         taken = self._entries.get(name)
@@ -119,15 +121,19 @@ class Registry(Generic[T]):
             PluginError: the name belongs to a distribution or module that fails to import.
             DuplicateNameError: two distributions claim the name.
         """
+        return self._resolve(self._require(name, origin))
+
+    def _require(self, name: str, origin: str = "") -> str:
+        """The key of the entry that serves ``name``; plugin modules are imported before giving up."""
         key = self._match(name)
         if key is None:
             load_plugin_modules()
             key = self._match(name)
         if key is None:
-            raise self.unknown(name, origin)
-        return self._resolve(key)
+            raise self._unknown(name, origin)
+        return key
 
-    def unknown(self, name: str, origin: str = "") -> UnknownNameError:
+    def _unknown(self, name: str, origin: str = "") -> UnknownNameError:
         """The error for a name that is not here."""
         came_from = f" ({origin})" if origin else ""
         listing = f"; list all: {self.listing}" if self.listing else ""
@@ -157,9 +163,7 @@ class Registry(Generic[T]):
 
     def find(self, name: str) -> Found:
         """Where ``name`` is defined (file, line) and the first line of its docstring."""
-        key = self._match(name)
-        if key is None:
-            raise self.unknown(name)
+        key = self._require(name)
         entry = self._target_entry(key)
         if entry.value is None and entry.target is not None and entry.distribution is None:
             found = find_target(entry.target)
@@ -185,9 +189,9 @@ class Registry(Generic[T]):
         taken = self._entries.get(point.name)
         if taken is None:
             self._entries[point.name] = _Entry(
-                point.where, target=point.target, distribution=point.distribution
+                point.where, _package(point.target), target=point.target, distribution=point.distribution
             )
-        elif _package(getattr(taken.value, "__module__", "")) != _package(point.target):
+        elif taken.package != _package(point.target):
             # Not raised here: a conflict over one name must not break the others.
             taken.rival = point.where
 
@@ -206,8 +210,8 @@ class Registry(Generic[T]):
         entry = self._target_entry(key)
         if entry.rival is not None:
             raise DuplicateNameError(
-                f"{self.kind} {key!r} is registered twice: at {entry.where} and by {entry.rival}; "
-                "uninstall one of them"
+                f"{self.kind} {key!r} is registered twice, at {entry.where} and by {entry.rival}; "
+                "uninstall or rename one"
             )
         if entry.value is None:
             value = self._load(key, entry)
