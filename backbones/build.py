@@ -1,0 +1,76 @@
+"""``build_backbone``: a CONV_BODY name becomes body and neck, frozen as configured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from backbones.freeze import FREEZE_KEY, freeze, freeze_unused
+from backbones.spec import Backbone, FeatureInfo, Stage
+from registry import BACKBONES, BODIES, NECKS, Config, ConfigError, parse_conv_body
+from registry.errors import describe_key
+
+CONV_BODY = "MODEL.BACKBONE.CONV_BODY"
+
+
+class Neck(Protocol):
+    """What a neck builder ``(cfg, feature_info of the body) -> module`` gives: a module with these two members.
+
+    It may also say in ``used`` which of the body's features it reads; without it, all.
+    """
+
+    feature_info: tuple[FeatureInfo, ...]
+
+    def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """All features of the body, finest first -> features, finest first."""
+        ...
+
+
+class BodyAndNeck(Backbone):
+    """A body and, under the published name ``fpn``, the neck on top of it. Its stages are those of the body."""
+
+    def __init__(self, body: Backbone, neck: Neck | None) -> None:
+        super().__init__()
+        self.body = body
+        if neck is not None:
+            self.fpn = neck
+        self.feature_info = body.feature_info if neck is None else neck.feature_info
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> features, finest first."""
+        features: list[Tensor] = self.body(x)
+        return self.fpn(features) if hasattr(self, "fpn") else features
+
+    def stages(self) -> list[Stage]:
+        """The stages of the body: a neck is never frozen."""
+        return self.body.stages()
+
+
+def build_backbone(cfg: Config) -> nn.Module:
+    """Builds what MODEL.BACKBONE.CONV_BODY names: a module (N, 3, H, W) -> list of features, finest first.
+
+    The name is ``<body>-<neck>`` (R-50-FPN), a body alone, whose every feature is given, or a name registered
+    whole. The first FREEZE_CONV_BODY_AT stages come frozen. Weights are random: see backbones.weights.
+
+    Raises:
+        UnknownNameError: no such body, neck, stem, block or norm.
+        ConfigError: body and neck do not fit, or there are fewer stages than are to be frozen.
+    """
+    name = cfg.MODEL.BACKBONE.CONV_BODY
+    parsed = parse_conv_body(name, describe_key(cfg, CONV_BODY))
+    if parsed.whole:
+        backbone = BACKBONES[name](cfg)
+    else:
+        body = BODIES[parsed.body](cfg)
+        neck = NECKS[parsed.neck](cfg, body.feature_info) if parsed.neck is not None else None
+        if neck is not None:
+            freeze_unused(body, getattr(neck, "used", body.feature_info))
+        backbone = BodyAndNeck(body, neck)
+    at = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT
+    if isinstance(backbone, Backbone):
+        freeze(backbone, at, cfg)
+    elif at > 0:
+        raise ConfigError(f"{name} has no stages to freeze: it is not a Backbone; set 0", FREEZE_KEY, cfg)
+    return backbone

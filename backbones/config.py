@@ -1,0 +1,65 @@
+"""Config keys that every backbone family shares: MODEL.WEIGHT, BACKBONE, FPN, GROUP_NORM and FROZEN_BN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry import Config, config_section, family_defaults
+
+IMAGENET_MEAN = [0.485, 0.456, 0.406]  # RGB, of images in [0, 1]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+@config_section("MODEL")
+def model_defaults() -> dict[str, Any]:
+    """Keys of backbones, their necks and their normalisation."""
+    return {
+        # Weight file (.pth or .safetensors) of a backbone or a whole detector; "" trains from scratch.
+        "WEIGHT": "",
+        "BACKBONE": {
+            # "<body>-<neck>", a body alone, or a name registered whole.
+            "CONV_BODY": "R-50-C4",
+            # How many stages are frozen: 1 is the stem, 2 the stem and the first stage; 0 freezes nothing.
+            "FREEZE_CONV_BODY_AT": 0,
+        },
+        "FPN": {
+            # Group norm (and no bias) after every convolution of the neck; the same as NORM: "GN".
+            "USE_GN": False,
+            # ReLU after every convolution of the neck.
+            "USE_RELU": False,
+            # Any name in NORMS: norm after every convolution of the neck; "" is none.
+            "NORM": "",
+        },
+        "GROUP_NORM": {
+            # Channels per group; -1: NUM_GROUPS counts.
+            "DIM_PER_GP": -1,
+            # Groups; -1: DIM_PER_GP counts.
+            "NUM_GROUPS": 32,
+            # Added to the variance.
+            "EPSILON": 1e-5,
+        },
+        "FROZEN_BN": {
+            # Added to the variance. The published models add nothing; torchvision's weights want 1e-5.
+            "EPSILON": 0.0,
+        },
+        "TIMM": {
+            # Download timm's own weights of the model.
+            "PRETRAINED": False,
+            # Any name in NORMS: replaces every batch norm of the model, weights kept; "" leaves them.
+            "NORM": "",
+            # Further arguments of timm.create_model, e.g. {drop_path_rate: 0.1}.
+            "KWARGS": Config(new_allowed=True),
+        },
+    }
+
+
+family_defaults(
+    "timm/*",
+    {
+        # timm's weights were trained on normalised RGB.
+        "INPUT.TO_BGR255": False,
+        "INPUT.PIXEL_MEAN": IMAGENET_MEAN,
+        "INPUT.PIXEL_STD": IMAGENET_STD,
+        "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256,
+    },
+)

@@ -1,0 +1,1 @@
+"""Necks: what is made of a body's features."""

@@ -1,0 +1,151 @@
+"""Feature pyramid networks (Lin et al. 2017), with the extra levels of Faster R-CNN and of RetinaNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.layers.conv import conv2d
+from backbones.layers.norm import NormFactory, norm_from_cfg
+from backbones.spec import FeatureInfo
+from registry import NORMS, Config, ConfigError, lookup
+
+ConvFactory = Callable[[int, int, int], nn.Module]
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 convolutions, a top-down sum, a 3x3 convolution per level, then extra coarser levels.
+
+    Each level is upsampled to the size of the lateral it meets, so any image size works. Layers are called
+    ``fpn_inner{i}`` and ``fpn_layer{i}``, i being the level: 1 at stride 4, 2 at 8, and so on.
+
+    Args:
+        feature_info: of all features of the body.
+        min_level: features below this level are not used.
+        out_channels: width of every output.
+        conv: makes a convolution (in channels, out channels, kernel size) with what follows it.
+        top_blocks: makes the extra levels from the coarsest feature and the coarsest output.
+    """
+
+    def __init__(
+        self,
+        feature_info: Sequence[FeatureInfo],
+        min_level: int,
+        out_channels: int,
+        conv: ConvFactory,
+        top_blocks: LastLevelMaxPool | LastLevelP6P7,
+    ) -> None:
+        super().__init__()
+        levels = pyramid_levels(feature_info)
+        chosen = [i for i, level in enumerate(levels) if level >= min_level]
+        if not chosen:
+            strides = [info.stride for info in feature_info]
+            raise ConfigError(f"this pyramid starts at stride {2 ** (min_level + 1)}; the body gives {strides}")
+        self._chosen = chosen
+        self._levels = [levels[i] for i in chosen]
+        self.used = tuple(feature_info[i] for i in chosen)
+        for level, info in zip(self._levels, self.used, strict=True):
+            self.add_module(f"fpn_inner{level}", conv(info.channels, out_channels, 1))
+            self.add_module(f"fpn_layer{level}", conv(out_channels, out_channels, 3))
+        self.top_blocks = top_blocks
+        outputs = [(level, info.stride) for level, info in zip(self._levels, self.used, strict=True)]
+        for _ in range(top_blocks.count):
+            level, stride = outputs[-1]
+            outputs.append((level + 1, 2 * stride))
+        self.feature_info = tuple(FeatureInfo(f"p{level + 1}", out_channels, s) for level, s in outputs)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """All features of the body, finest first -> the pyramid, finest first."""
+        inner: Tensor | None = None
+        outputs: list[Tensor] = []
+        for index, level in zip(reversed(self._chosen), reversed(self._levels), strict=True):
+            lateral = self.get_submodule(f"fpn_inner{level}")(features[index])
+            if inner is not None:
+                lateral = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
+            inner = lateral
+            outputs.insert(0, self.get_submodule(f"fpn_layer{level}")(inner))
+        return outputs + self.top_blocks(features[self._chosen[-1]], outputs[-1])
+
+
+class LastLevelMaxPool(nn.Module):
+    """One extra level: every second pixel of the coarsest (Lin et al. 2017, section 4.1)."""
+
+    count = 1
+
+    def forward(self, feature: Tensor, output: Tensor) -> list[Tensor]:
+        """Coarsest feature of the body (unused) and coarsest output -> [next level]."""
+        return [F.max_pool2d(output, kernel_size=1, stride=2)]
+
+
+class LastLevelP6P7(nn.Module):
+    """Two extra levels, by 3x3 convolutions of stride 2 (Lin et al. 2017, Focal Loss, footnote 2).
+
+    They start from the body's coarsest feature when ``in_channels`` is its width, and from the coarsest output
+    when it equals ``out_channels``: where both widths are equal the published models use the output.
+    """
+
+    count = 2
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = conv2d(in_channels, out_channels, 3, stride=2, bias=True)
+        self.p7 = conv2d(out_channels, out_channels, 3, stride=2, bias=True)
+        self._from_output = in_channels == out_channels
+
+    def forward(self, feature: Tensor, output: Tensor) -> list[Tensor]:
+        """Coarsest feature of the body and coarsest output -> [P6, P7]."""
+        p6 = self.p6(output if self._from_output else feature)
+        return [p6, self.p7(F.relu(p6))]
+
+
+def build_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
+    """Pyramid over strides 4 to 32, and 64 by pooling (MODEL.FPN)."""
+    return FPN(feature_info, 1, cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS, conv_factory(cfg), LastLevelMaxPool())
+
+
+def build_retinanet_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
+    """Pyramid over strides 8 to 32, and 64 and 128 by convolutions (MODEL.FPN, MODEL.RETINANET.USE_C5)."""
+    width = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
+    top = LastLevelP6P7(feature_info[-1].channels if cfg.MODEL.RETINANET.USE_C5 else width, width)
+    return FPN(feature_info, 2, width, conv_factory(cfg), top)
+
+
+def pyramid_levels(feature_info: Sequence[FeatureInfo]) -> list[int]:
+    """Level of each feature: 1 at stride 4, 2 at 8, ...; one more than the last where dilation kept the stride.
+
+    >>> pyramid_levels([FeatureInfo("", 1, stride) for stride in (4, 8, 16, 16)])
+    [1, 2, 3, 4]
+    """
+    levels: list[int] = []
+    for info in feature_info:
+        level = info.stride.bit_length() - 2
+        levels.append(max(level, levels[-1] + 1) if levels else level)
+    return levels
+
+
+def conv_factory(cfg: Config) -> ConvFactory:
+    """Makes the neck's convolutions as MODEL.FPN says: plain, or a Sequential with norm and ReLU.
+
+    Raises:
+        ConfigError: USE_GN and another NORM.
+    """
+    word = cfg.MODEL.FPN.NORM
+    if cfg.MODEL.FPN.USE_GN:
+        if word not in ("", "GN"):
+            raise ConfigError("MODEL.FPN.USE_GN asks for another norm", "MODEL.FPN.NORM", cfg)
+        word = "GN"
+    elif word:
+        lookup(NORMS, cfg, "MODEL.FPN.NORM")
+    norm: NormFactory | None = norm_from_cfg(cfg, word) if word else None
+
+    def make(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+        layers: list[nn.Module] = [conv2d(in_channels, out_channels, kernel_size, bias=norm is None)]
+        if norm is not None:
+            layers.append(norm(out_channels))
+        if cfg.MODEL.FPN.USE_RELU:
+            layers.append(nn.ReLU(inplace=True))
+        return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+
+    return make

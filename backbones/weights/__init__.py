@@ -1,0 +1,1 @@
+"""Loading weight files into a backbone, with a report of what fitted."""
