@@ -1,0 +1,128 @@
+"""Evaluate a detector on a data set: every process takes a share, every process gets the one result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from convbody.detection.data import build_test_dataset
+from convbody.detection.evaluation.inference import Record, TestSet, detect
+from convbody.detection.evaluation.result import EvaluationResult
+from convbody.detection.evaluation.scoring import TaskScores, score
+from convbody.training.distributed import all_gather_object, is_main, rank, world_size
+from registry import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(model: nn.Module, dataset: TestSet, cfg: Config, name: str = "test") -> EvaluationResult:
+    """Run ``model`` over ``dataset`` and score it with pycocotools; ``name`` is the data set's, for the tables.
+
+    Called on all ranks: rank r takes images r, r + world size, ..., in batches of its share of
+    TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when DTYPE
+    is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints with
+    MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY.
+    """
+    started = time.monotonic()
+    bare_model = model.module if isinstance(model, DistributedDataParallel) else model
+    share = detect(
+        bare_model,
+        dataset,
+        range(rank(), len(dataset), world_size()),
+        batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
+        dtype=cfg.DTYPE,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        mask_threshold=cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD,
+    )
+    found = {index: entry for part in all_gather_object(share) for index, entry in part.items()}
+    seconds = time.monotonic() - started
+    result = None
+    if is_main():
+        image_ids = [found[index][0] for index in sorted(found)]
+        records = [record for index in sorted(found) for record in found[index][1]]
+        result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds)
+        log.info("%s", result.table())
+    return all_gather_object(result)[0]
+
+
+def evaluate_all(model: nn.Module, cfg: Config, output_dir: Path | None = None) -> dict[str, EvaluationResult]:
+    """``evaluate`` on each of DATASETS.TEST: name -> result. Called on all ranks.
+
+    With ``output_dir``, the main process writes metrics and detections to ``output_dir/evaluation/<name>/``.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("there is no data set to evaluate on; name one", key="DATASETS.TEST", cfg=cfg)
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        results[name] = evaluate(model, build_test_dataset(cfg, name), cfg, name)
+        if output_dir is not None and is_main():
+            results[name].save(evaluation_folder(output_dir, name))
+    return results
+
+
+def evaluation_folder(output_dir: Path, name: str) -> Path:
+    """Where the evaluation of the data set ``name`` is kept."""
+    return output_dir / "evaluation" / name
+
+
+def flat_metrics(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
+    """The metrics of all results in one dict: "bbox/AP" of a single one, "<data set>/bbox/AP" of several."""
+    if len(results) == 1:
+        return dict(next(iter(results.values())).metrics)
+    return {f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()}
+
+
+def tasks_of(cfg: Config) -> list[str]:
+    """What the configured detector is scored on, the boxes first."""
+    if cfg.MODEL.RPN_ONLY:
+        return ["proposals"]
+    return ["bbox"] + ["segm"] * bool(cfg.MODEL.MASK_ON) + ["keypoints"] * bool(cfg.MODEL.KEYPOINT_ON)
+
+
+def _score(
+    dataset: TestSet,
+    image_ids: Sequence[int],
+    records: list[Record],
+    tasks: Sequence[str],
+    name: str,
+    seconds: float,
+) -> EvaluationResult:
+    categories = [dataset.label_to_category[label] for label in range(1, len(dataset.class_names) + 1)]
+    scores: dict[str, TaskScores] = {}
+    for task in tasks:
+        scores[task] = score(dataset.coco, records, task, image_ids, categories)
+        log.info("%s, %s:\n%s", name, task, scores[task].summary)
+    first = scores[tasks[0]]
+    return EvaluationResult(
+        dataset=name,
+        metrics={f"{task}/{key}": value for task, s in scores.items() for key, value in s.metrics.items()},
+        per_class=_per_class(dataset, image_ids, categories, scores),
+        curves={task: s.curves for task, s in scores.items() if s.curves},
+        operating_point=first.operating_point,
+        image_f1=first.image_f1,
+        images=len(image_ids),
+        seconds=round(seconds, 3),
+        predictions=records,
+    )
+
+
+def _per_class(
+    dataset: TestSet, image_ids: Sequence[int], categories: Sequence[int], scores: Mapping[str, TaskScores]
+) -> list[dict[str, Any]]:
+    annotations = dataset.coco.loadAnns(dataset.coco.getAnnIds(imgIds=list(image_ids), iscrowd=None))
+    objects = Counter(a["category_id"] for a in annotations if not a.get("iscrowd", 0))
+    rows = []
+    for position, (class_name, category) in enumerate(zip(dataset.class_names, categories, strict=True)):
+        row: dict[str, Any] = {"class": class_name, "ground_truth": objects[category]}
+        for task, task_scores in scores.items():
+            if task_scores.per_class:
+                row.update({f"{task}/{key}": value for key, value in task_scores.per_class[position].items()})
+        rows.append(row)
+    return rows

@@ -1,0 +1,151 @@
+"""Run a detector over a share of a test set and write down what it finds in COCO's results format."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Record = dict[str, Any]
+
+
+class TestSet(Protocol):
+    """What evaluation asks of a data set."""
+
+    coco: COCO
+    class_names: Sequence[str]
+    """Name of label 1 first."""
+    label_to_category: Mapping[int, int]
+    """Label (from 1) -> category id in the annotation file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, dict[str, Any]]:
+        """Image (3, H, W), float RGB in [0, 1] at its original size, and its target, with "image_id"."""
+        ...
+
+
+def detect(
+    model: nn.Module,
+    dataset: TestSet,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    workers: int = 1,
+    mask_threshold: float = 0.5,
+) -> dict[int, tuple[int, list[Record]]]:
+    """Index -> (image id, COCO records) for each of ``indices``.
+
+    The model is put in evaluation mode and back into the mode it came in. ``dtype`` other than "float32" runs it
+    under autocast. ``workers`` threads load images ahead; no random state is touched.
+    """
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    found: dict[int, tuple[int, list[Record]]] = {}
+    was_training = model.training
+    model.eval()
+    started = last_line = time.monotonic()
+    try:
+        for batch in _batches(zip(indices, _load_ahead(dataset, indices, workers), strict=True), batch_size):
+            images = [image.to(device) for _, (image, _) in batch]
+            for (index, (_, target)), output in zip(batch, run_model(model, images, dtype), strict=True):
+                image_id = int(target["image_id"])
+                found[index] = (
+                    image_id,
+                    coco_records(output, image_id, dataset.label_to_category, mask_threshold),
+                )
+            if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                rate = len(found) / (last_line - started)
+                left = (len(indices) - len(found)) / rate
+                log.info("evaluation: %d/%d images, %.1f images/s, %.0f s left", len(found), len(indices), rate, left)
+    finally:
+        model.train(was_training)
+    return found
+
+
+def run_model(model: nn.Module, images: list[Tensor], dtype: str) -> list[dict[str, Tensor]]:
+    """Detections of a batch, as float32 and integer tensors on the CPU; nothing is kept for a backward pass.
+
+    (``no_grad`` and not ``inference_mode``: anchors and the like that the model caches now have to serve a
+    training step later.)
+    """
+    with torch.no_grad(), torch.autocast(images[0].device.type, _DTYPES[dtype], enabled=dtype != "float32"):
+        outputs = model(images)
+    return [
+        {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in output.items()}
+        for output in outputs
+    ]
+
+
+def coco_records(
+    output: Mapping[str, Tensor], image_id: int, label_to_category: Mapping[int, int], mask_threshold: float = 0.5
+) -> list[Record]:
+    """One detector output (torchvision's convention) as COCO results.
+
+    Boxes become x, y, width, height; masks (N, 1, H, W), in [0, 1], become run lengths of what is above
+    ``mask_threshold``; keypoints (N, K, 3) become 3 K numbers. Proposals, which have no "labels", are given
+    the first category.
+    """
+    boxes = output["boxes"].tolist()
+    labels = output["labels"].tolist() if "labels" in output else [min(label_to_category)] * len(boxes)
+    records: list[Record] = []
+    for (x1, y1, x2, y2), label, score in zip(boxes, labels, output["scores"].tolist(), strict=True):
+        records.append(
+            {
+                "image_id": image_id,
+                "category_id": label_to_category[label],
+                "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 6),
+            }
+        )
+    if "masks" in output:
+        for record, mask in zip(records, output["masks"], strict=True):
+            binary = np.asfortranarray((mask[0] > mask_threshold).numpy().astype(np.uint8))
+            runs = coco_mask.encode(binary)
+            record["segmentation"] = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
+    if "keypoints" in output:
+        for record, keypoints in zip(records, output["keypoints"], strict=True):
+            record["keypoints"] = [round(value, 3) for value in keypoints.flatten().tolist()]
+    return records
+
+
+def _load_ahead(
+    dataset: TestSet, indices: Sequence[int], workers: int
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """The samples in order, a few loaded ahead by threads: an error reaches the caller as it was raised."""
+    threads = max(1, workers)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[tuple[Tensor, dict[str, Any]]]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(dataset.__getitem__, index))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _batches(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
