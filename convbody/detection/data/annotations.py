@@ -1,0 +1,76 @@
+"""COCO annotation files: reading them, and decoding one annotation's mask, box and keypoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from convbody.detection.data.errors import DataError
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """The content of a COCO file; a file that only lists images gets an empty list of annotations.
+
+    Raises DataError where it is no JSON, or has no list of images or categories.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"annotation file {path} is not JSON: {error}") from error
+    except OSError as error:
+        raise DataError(f"cannot read annotation file {path}: {error.strerror}") from error
+    for key in ("images", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise DataError(f'annotation file {path} has no list "{key}", so it is not in COCO\'s format')
+    data.setdefault("annotations", [])
+    return data
+
+
+def index_annotations(data: dict[str, Any]) -> COCO:
+    """pycocotools' index over the content of a COCO file."""
+    coco = COCO()
+    coco.dataset = data
+    with contextlib.redirect_stdout(None):  # it prints its progress
+        coco.createIndex()
+    return coco
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The mask uint8 (height, width) of polygons, of a compressed, or of an uncompressed run-length code.
+
+    Raises ValueError where it is none of them or does not fit the image.
+    """
+    if isinstance(segmentation, Mapping):
+        if list(segmentation.get("size", ())) != [height, width]:
+            raise ValueError(
+                f"run-length code of size {segmentation.get('size')} in an image of {[height, width]}"
+            )
+        if isinstance(segmentation["counts"], Sequence) and not isinstance(
+            segmentation["counts"], str | bytes
+        ):
+            segmentation = coco_mask.frPyObjects(dict(segmentation), height, width)
+        return coco_mask.decode(segmentation)
+    if not isinstance(segmentation, Sequence) or not segmentation:
+        raise ValueError("no polygon and no run-length code")
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+
+
+def clipped_boxes(annotations: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
+    """Boxes float32 (N, 4) xyxy in pixels, from COCO's xywh, cut at the image's border."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.clip(0, [width, height, width, height]).astype(np.float32)
+
+
+def flip_order(names: Sequence[str]) -> list[int]:
+    """Where each keypoint finds its mirror image: ``left_eye`` and ``right_eye`` change places."""
+    swap = {"left": "right", "right": "left"}
+    mirrored = ["_".join(swap.get(word, word) for word in name.split("_")) for name in names]
+    return [names.index(name) if name in names else position for position, name in enumerate(mirrored)]

@@ -1,0 +1,163 @@
+"""A data set in COCO's format: images with boxes, and where asked for, masks and keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
+
+from convbody.detection.data.annotations import (
+    clipped_boxes,
+    decode_mask,
+    index_annotations,
+    read_annotations,
+)
+from convbody.detection.data.errors import DataError
+from convbody.detection.data.images import read_rgb
+
+Sample = tuple[Tensor, dict[str, Any]]
+
+
+class CocoDataset(Dataset[Sample]):
+    """Images in the order of the annotation file.
+
+    ``dataset[i]`` is ``(image, target)``: the image float32 (3, H, W), RGB in 0-1, in its own size, and
+
+    * ``boxes`` float32 (N, 4) xyxy in pixels, cut at the border; ``labels`` int64 (N,), 1 for the first category;
+    * ``area`` float32 (N,) in square pixels; ``iscrowd`` int64 (N,); ``image_id`` int; ``file_name`` str;
+    * with ``masks``, ``masks`` uint8 (N, H, W); with ``keypoints``, ``keypoints`` float32 (N, K, 3): x, y, and
+      the visibility 0 (not labelled, x = y = 0), 1 (hidden), or 2 (visible).
+
+    N may be 0. Objects whose box has nothing inside the image are left out. Reading an image raises DataError,
+    which names the file, where it is missing, damaged, or not of the size that its annotations say.
+
+    Attributes: ``coco`` (pycocotools' index), ``class_names`` (label 1 first), ``label_to_category`` (label to
+    COCO's category id), ``keypoint_names`` (K of them, empty without ``keypoints``).
+    """
+
+    def __init__(
+        self,
+        image_dir: Path | str,
+        ann_file: Path | str,
+        *,
+        data: dict[str, Any] | None = None,
+        masks: bool = False,
+        keypoints: bool = False,
+    ) -> None:
+        """``data`` is the content of ``ann_file`` where it has been read already."""
+        self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
+        self.coco = index_annotations(read_annotations(self.ann_file) if data is None else data)
+        self.images: list[dict[str, Any]] = self.coco.dataset["images"]
+        categories = self.coco.dataset["categories"]
+        self.class_names = [str(category["name"]) for category in categories]
+        self.label_to_category = {label: int(c["id"]) for label, c in enumerate(categories, start=1)}
+        self.category_to_label = {category: label for label, category in self.label_to_category.items()}
+        self.with_masks = masks
+        self.keypoint_names = self._one_skeleton(categories) if keypoints else []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, target = self.load(index)
+        return plain(image, target)
+
+    def image_path(self, index: int) -> Path:
+        """The file of image ``index``."""
+        return self.image_dir / str(self.images[index]["file_name"])
+
+    def objects(self, index: int) -> list[dict[str, Any]]:
+        """COCO's annotations of image ``index``, crowds among them."""
+        return self.coco.imgToAnns.get(self.images[index]["id"], [])
+
+    def aspect_ratio(self, index: int) -> float:
+        """Width over height of image ``index``, as its annotations say."""
+        return float(self.images[index]["width"]) / float(self.images[index]["height"])
+
+    def load(self, index: int, crowd: bool = True) -> Sample:
+        """Like ``dataset[index]``, but ready for torchvision's transforms: a uint8 image, and boxes, masks and
+        keypoints (as ``points`` (N, K, 2) and ``visibility`` (N, K)) as tv_tensors. Without ``crowd``, crowds
+        are left out.
+        """
+        record, path = self.images[index], self.image_path(index)
+        picture = read_rgb(path)
+        width, height = picture.size
+        if (width, height) != (record.get("width", width), record.get("height", height)):
+            raise DataError(
+                f"image {path} is {width}x{height}, and {self.ann_file} says "
+                f"{record.get('width')}x{record.get('height')}"
+            )
+        annotations = [a for a in self.objects(index) if crowd or not a.get("iscrowd", 0)]
+        boxes = clipped_boxes(annotations, height, width)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        annotations = [a for a, keep in zip(annotations, inside, strict=True) if keep]
+        boxes = boxes[inside]
+        canvas = (height, width)
+        target: dict[str, Any] = {
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "labels": torch.tensor(
+                [self.category_to_label[a["category_id"]] for a in annotations], dtype=torch.int64
+            ),
+            "area": torch.tensor(
+                [float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in annotations], dtype=torch.float32
+            ),
+            "iscrowd": torch.tensor([int(a.get("iscrowd", 0)) for a in annotations], dtype=torch.int64),
+            "image_id": record["id"],
+            "file_name": str(path),
+        }
+        if self.with_masks:
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(self._masks(annotations, height, width)))
+        if self.keypoint_names:
+            keypoints = torch.from_numpy(self._keypoints(annotations))
+            target["points"] = tv_tensors.KeyPoints(keypoints[..., :2].clone(), canvas_size=canvas)
+            target["visibility"] = keypoints[..., 2].clone()
+        return tv_tensors.Image(functional.pil_to_tensor(picture)), target
+
+    def _masks(self, annotations: list[dict[str, Any]], height: int, width: int) -> np.ndarray:
+        masks = np.zeros((len(annotations), height, width), np.uint8)
+        for mask, annotation in zip(masks, annotations, strict=True):
+            try:
+                mask[:] = decode_mask(annotation.get("segmentation"), height, width)
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(
+                    f"annotation {annotation.get('id')} in {self.ann_file} has no mask to train on: {error}"
+                ) from error
+        return masks
+
+    def _keypoints(self, annotations: list[dict[str, Any]]) -> np.ndarray:
+        count = len(self.keypoint_names)
+        keypoints = np.zeros((len(annotations), count, 3), np.float32)
+        for row, annotation in zip(keypoints, annotations, strict=True):
+            # Crowds and objects that nobody labelled have none.
+            row[:] = np.reshape(annotation.get("keypoints") or np.zeros(3 * count), (count, 3))
+        keypoints[keypoints[..., 2] == 0] = 0
+        return keypoints
+
+    def _one_skeleton(self, categories: list[dict[str, Any]]) -> list[str]:
+        skeletons = {tuple(category.get("keypoints", ())) for category in categories}
+        if len(skeletons) != 1 or not (skeleton := skeletons.pop()):
+            raise DataError(
+                f'keypoints need categories that all have the same list "keypoints"; in {self.ann_file} they have '
+                f"{sorted(len(category.get('keypoints', ())) for category in categories)} names"
+            )
+        return [str(name) for name in skeleton]
+
+
+def plain(image: Tensor, target: Mapping[str, Any]) -> Sample:
+    """What ``load`` or a transform gives, as the plain tensors that a detector takes."""
+    target = dict(target)
+    if "points" in target:
+        points, visibility = target.pop("points").as_subclass(Tensor), target.pop("visibility")
+        keypoints = torch.cat([points, visibility[..., None]], dim=-1)
+        target["keypoints"] = keypoints * (visibility > 0)[..., None]
+    for key, value in target.items():
+        if isinstance(value, Tensor):
+            target[key] = value.as_subclass(Tensor)
+    return functional.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True), target

@@ -1,0 +1,191 @@
+"""From a config to training batches and test data sets."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from convbody.detection.data.annotations import flip_order, read_annotations
+from convbody.detection.data.catalog import find_dataset
+from convbody.detection.data.check import check_dataset, without_mistakes
+from convbody.detection.data.coco import CocoDataset, Sample, plain
+from convbody.detection.data.errors import DataError
+from convbody.detection.data.sampler import BatchPlan, Draw, aspect_groups
+from convbody.detection.data.transforms import train_transforms
+from convbody.training.distributed import is_main, rank, world_size
+from registry import Config, ConfigError, ConvbodyError
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+logger = logging.getLogger(__name__)
+
+
+def build_test_dataset(cfg: Config, name: str) -> CocoDataset:
+    """The checked data set ``name`` for evaluation: every image, in its own size.
+
+    Raises ConfigError for an unknown name, DataError for files that are missing or, unless DATASETS.ON_ERROR is
+    "skip", have mistakes.
+    """
+    return _open(cfg, name, "DATASETS.TEST")
+
+
+def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
+    """The training batches of this process, as a function of where to start.
+
+    ``batches(n)`` yields without end the batches n, n + 1, ... of the run that ``SEED`` describes, each
+    ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already augmented and
+    resized. A batch depends on the config and its number alone, not on ``n`` or the number of workers. All
+    processes together see SOLVER.IMS_PER_BATCH images a batch. torch's global random state is left as it is.
+    """
+    processes = world_size()
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"a batch must hold at least one image, and the same number for each of {processes} process(es)",
+            key="SOLVER.IMS_PER_BATCH",
+            cfg=cfg,
+        )
+    dataset = TrainDataset(cfg, train_datasets(cfg))
+    plan = BatchPlan(dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+
+    def batches(start: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=plan.batches_from(start, rank(), processes),  # type: ignore[arg-type]
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=_collate,
+            # Without a generator of its own, a loader draws from the global one for every iterator it makes.
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, ConvbodyError):
+                raise batch
+            yield batch
+
+    return batches
+
+
+def train_datasets(cfg: Config) -> list[CocoDataset]:
+    """The checked data sets of DATASETS.TRAIN. Raises ConfigError where there are none or their classes differ."""
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("no data set to train on", key="DATASETS.TRAIN", cfg=cfg)
+    datasets = [_open(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN]
+    first = datasets[0]
+    for name, other in zip(cfg.DATASETS.TRAIN, datasets, strict=True):
+        if (other.class_names, other.keypoint_names) != (first.class_names, first.keypoint_names):
+            raise ConfigError(
+                f"{name} and {cfg.DATASETS.TRAIN[0]} have different classes or keypoints",
+                key="DATASETS.TRAIN",
+                cfg=cfg,
+            )
+    return datasets
+
+
+def check_class_count(cfg: Config, key: str, dataset: CocoDataset) -> None:
+    """Raise ConfigError where the value at ``key`` is not the number of classes plus one for the background."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    classes = len(dataset.class_names)
+    if node != classes + 1:
+        raise ConfigError(
+            f"{dataset.ann_file} has {classes} classes, which with the background makes {classes + 1}",
+            key=key,
+            cfg=cfg,
+        )
+
+
+class TrainDataset(Dataset[Sample | ConvbodyError]):
+    """The training images of several data sets, one after the other, each augmented from its own seed."""
+
+    def __init__(self, cfg: Config, datasets: Sequence[CocoDataset]) -> None:
+        least_keypoints = cfg.DATASETS.MIN_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+        self.datasets = list(datasets)
+        self.kept = [
+            [
+                i
+                for i in range(len(d))
+                if cfg.DATASETS.KEEP_EMPTY or _has_objects(d.objects(i), least_keypoints)
+            ]
+            for d in self.datasets
+        ]
+        self.ends = list(accumulate(map(len, self.kept)))
+        if not len(self):
+            raise ConfigError(
+                "no image has an object to train on (DATASETS.KEEP_EMPTY True keeps images without)",
+                key="DATASETS.TRAIN",
+                cfg=cfg,
+            )
+        self.transforms = train_transforms(cfg, flip_order(self.datasets[0].keypoint_names))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, draw: Draw) -> Sample | ConvbodyError:
+        dataset, index = self._locate(draw.image)
+        try:
+            image, target = dataset.load(index, crowd=False)
+        except DataError as error:
+            # Raised in a worker, it would reach the user as one traceback inside another.
+            return error
+        # Only torch's own CPU generator: seeding all devices would disturb the GPU's.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(draw.seed)
+            return plain(*self.transforms(image, target))
+
+    def groups(self, by_aspect_ratio: bool) -> list[int]:
+        """The group of each image: by aspect ratio, or one for all."""
+        if not by_aspect_ratio:
+            return [0] * len(self)
+        return aspect_groups(
+            [d.aspect_ratio(i) for d, kept in zip(self.datasets, self.kept, strict=True) for i in kept]
+        )
+
+    def _locate(self, index: int) -> tuple[CocoDataset, int]:
+        which = bisect_right(self.ends, index)
+        return self.datasets[which], self.kept[which][index - self.ends[which]]
+
+
+def _open(cfg: Config, name: str, key: str) -> CocoDataset:
+    for choice, allowed in (("ON_ERROR", ("fail", "skip")), ("CHECK_IMAGES", ("quick", "full", "none"))):
+        if cfg.DATASETS[choice] not in allowed:
+            raise ConfigError(f"choose one of {', '.join(allowed)}", key=f"DATASETS.{choice}", cfg=cfg)
+    entry = find_dataset(cfg, name, key)
+    data = read_annotations(entry.ann_file)
+    report = check_dataset(data, entry.image_dir, name=name, read_images=cfg.DATASETS.CHECK_IMAGES)
+    if not report.ok:
+        if cfg.DATASETS.ON_ERROR == "fail":
+            raise DataError(
+                f"{report}\nmend {entry.ann_file}, or set DATASETS.ON_ERROR skip to leave these out"
+            )
+        data = without_mistakes(data, report)
+        if is_main():
+            logger.warning("%s\nleft out, as DATASETS.ON_ERROR says", report)
+    if not data["images"]:
+        raise DataError(f"data set {name!r} has no images: {entry.ann_file}")
+    return CocoDataset(
+        entry.image_dir, entry.ann_file, data=data, masks=cfg.MODEL.MASK_ON, keypoints=cfg.MODEL.KEYPOINT_ON
+    )
+
+
+def _has_objects(annotations: Sequence[dict[str, Any]], least_keypoints: int) -> bool:
+    objects = [a for a in annotations if not a.get("iscrowd", 0)]
+    if not any(a["bbox"][2] > 1 and a["bbox"][3] > 1 for a in objects):
+        return False
+    labelled = sum(v > 0 for a in objects for v in a.get("keypoints", ())[2::3])
+    return labelled >= least_keypoints
+
+
+def _collate(samples: list[Sample | ConvbodyError]) -> Batch | ConvbodyError:
+    images, targets = [], []
+    for sample in samples:
+        if isinstance(sample, ConvbodyError):
+            return sample
+        images.append(sample[0])
+        targets.append(sample[1])
+    return images, targets
