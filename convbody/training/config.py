@@ -1,0 +1,68 @@
+"""Defaults of the sections that training reads: SOLVER, and the keys of a run as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry import config_section
+
+
+@config_section("SOLVER")
+def solver_defaults() -> dict[str, Any]:
+    """Optimiser, schedule, checkpoints. Periods count iterations: steps of the optimiser."""
+    return {
+        "MAX_ITER": 40000,  # length of the run
+        "IMS_PER_BATCH": 16,  # images of one batch, over all processes
+        "ACCUMULATE": 1,  # batches whose gradients are averaged into one iteration
+        "OPTIMIZER": "SGD",  # "SGD" | "AdamW"
+        "BASE_LR": 0.001,  # learning rate after warm-up, for weights
+        "BIAS_LR_FACTOR": 2.0,  # learning rate of biases, as a multiple of a weight's
+        "LAYER_DECAY": 1.0,  # factor of the learning rate from each backbone stage to the one before
+        "MOMENTUM": 0.9,  # SGD
+        "NESTEROV": False,  # SGD
+        "BETAS": (0.9, 0.999),  # AdamW
+        "WEIGHT_DECAY": 0.0005,
+        "WEIGHT_DECAY_BIAS": 0.0,
+        "WEIGHT_DECAY_NORM": -1.0,  # of one-dimensional weights (scales of norm layers); < 0: as WEIGHT_DECAY
+        "SCHEDULE": "multistep",  # "multistep" | "cosine"
+        "GAMMA": 0.1,  # multistep: the learning rate is multiplied by this at each of STEPS
+        "STEPS": (30000,),  # multistep: increasing; those at or after MAX_ITER never come
+        "END_FACTOR": 0.0,  # cosine: learning rate at MAX_ITER, as a multiple of BASE_LR
+        "WARMUP_METHOD": "linear",  # "linear" | "constant"
+        "WARMUP_FACTOR": 1.0 / 3,  # the first iteration's learning rate is multiplied by this
+        "WARMUP_ITERS": 500,  # from here on there is no warm-up factor
+        "CLIP_GRADIENTS": {
+            "ENABLED": False,
+            "CLIP_TYPE": "norm",  # "norm": of all gradients together | "value": each element
+            "CLIP_VALUE": 1.0,  # largest norm, or largest absolute value
+            "NORM_TYPE": 2.0,  # the p of the norm
+        },
+        "EMA": {
+            "ENABLED": False,  # evaluate and keep an exponential moving average of the weights
+            "DECAY": 0.9998,  # per iteration, approached as (1 + n) / (10 + n) from below
+        },
+        "CHECKPOINT_PERIOD": 2500,  # 0: only at the end
+        "KEEP_CHECKPOINTS": 3,  # newest ones kept beside best.pth; 0: all
+        "TEST_PERIOD": 0,  # evaluate so often; 0: only at the end
+        "BEST_METRIC": "",  # best.pth has the highest; "": the first metric that the evaluation gives
+        "LOG_PERIOD": 20,  # one progress line and one row of metrics.jsonl so often
+        "TENSORBOARD": True,  # write OUTPUT_DIR/tensorboard
+    }
+
+
+@config_section("")
+def run_defaults() -> dict[str, Any]:
+    """Keys of a run as a whole."""
+    return {
+        "OUTPUT_DIR": ".",  # where a run writes everything
+        "SEED": 0,  # of every random choice: initial weights, order of images, augmentation, dropout
+        "DTYPE": "float32",  # "float32" | "bfloat16" | "float16": of autocast; float16 scales the loss
+        "AMP_VERBOSE": False,  # log every change of the float16 loss scale
+        "PATHS_CATALOG": "",  # accepted for old files, without effect: data sets are listed in DATASETS
+    }
+
+
+@config_section("MODEL")
+def model_defaults() -> dict[str, Any]:
+    """Where the model runs."""
+    return {"DEVICE": "cuda"}  # "cuda" (the CPU where there is no GPU) | "cuda:N" | "cpu"

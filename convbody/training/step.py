@@ -1,0 +1,122 @@
+"""One iteration: the gradients of its batches, then one update of the weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from convbody.training import distributed
+from convbody.training.state import TrainingState
+from registry import Config, ConfigError, ConvbodyError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast_dtype(cfg: Config) -> torch.dtype:
+    """The precision ``DTYPE`` names. Raises ConfigError for an unknown one."""
+    if cfg.DTYPE not in _DTYPES:
+        raise ConfigError(f"no such precision; use {', '.join(_DTYPES)}", "DTYPE", cfg)
+    return _DTYPES[cfg.DTYPE]
+
+
+@dataclass
+class Outcome:
+    """Of one iteration on this process: mean loss terms, seconds waited for data, what was not finite."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    data_seconds: float = 0.0
+    failure: str = ""
+
+
+class Step:
+    """Computes gradients and applies them, in the precision of the config and over all processes."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+        batch_ids: Callable[[Any], list[str]],
+        device: torch.device,
+    ) -> None:
+        self._state = state
+        self._losses = losses
+        self._batch_ids = batch_ids
+        self._device = device
+        self._dtype = autocast_dtype(state.cfg)
+        self._model = _parallel(state.model, device)
+
+    def forward_backward(self, stream: Iterator[Any]) -> Outcome:
+        """Add up the gradients of ACCUMULATE batches, averaged over them and over processes."""
+        count, outcome = self._state.cfg.SOLVER.ACCUMULATE, Outcome()
+        for number in range(1, count + 1):
+            waiting = time.perf_counter()
+            batch = _next(stream)
+            outcome.data_seconds += time.perf_counter() - waiting
+            with _gradients_travel(self._model, number == count):
+                with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32):
+                    terms = self._losses(self._model, batch)
+                total = torch.stack([term.float() for term in terms.values()]).sum()
+                self._state.scaler.scale(total / count).backward()
+            values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
+            for name, value in zip(terms, values, strict=True):
+                outcome.losses[name] = outcome.losses.get(name, 0.0) + value / count
+                if not math.isfinite(value) and not outcome.failure:
+                    outcome.failure = f"{name} is {value} (batch: {', '.join(self._batch_ids(batch))})"
+        return outcome
+
+    def update(self, done: int) -> None:
+        """Clip gradients, update the weights and their average. ``done``: iterations done with this one."""
+        cfg, optimizer, scaler = self._state.cfg, self._state.optimizer, self._state.scaler
+        if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+            scaler.unscale_(optimizer)
+            _clip(cfg, self._state.model)
+        scale = scaler.get_scale() if cfg.AMP_VERBOSE else 0.0
+        scaler.step(optimizer)
+        scaler.update()
+        if cfg.AMP_VERBOSE and scaler.get_scale() != scale:
+            logger.info("loss scale %g -> %g at iteration %d", scale, scaler.get_scale(), done)
+        optimizer.zero_grad()
+        if self._state.ema:
+            self._state.ema.update(self._state.model, done)
+
+
+def _next(stream: Iterator[Any]) -> Any:
+    try:
+        return next(stream)
+    except StopIteration:
+        raise ConvbodyError("the stream of batches ended; it has to be endless") from None
+
+
+def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` with gradients averaged over processes; buffers are sent only before they are used."""
+    if distributed.world_size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def _gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    if now or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+def _clip(cfg: Config, model: nn.Module) -> None:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.CLIP_TYPE == "norm":
+        nn.utils.clip_grad_norm_(model.parameters(), clip.CLIP_VALUE, clip.NORM_TYPE)
+    elif clip.CLIP_TYPE == "value":
+        nn.utils.clip_grad_value_(model.parameters(), clip.CLIP_VALUE)
+    else:
+        raise ConfigError("no such way to clip; use norm or value", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", cfg)
