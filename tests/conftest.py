@@ -1,9 +1,8 @@
-"""What every test shares: where the repository lies, fixed seeds, quiet and repeatable tools."""
+"""What every test shares: fixed seeds, quiet and repeatable tools."""
 
 import os
 import random
 import sys
-from pathlib import Path
 
 # Before torch or matplotlib is imported anywhere: one thread a process, and no display.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,14 +13,6 @@ from hypothesis import settings
 
 settings.register_profile("convbody", deadline=None, derandomize=True)
 settings.load_profile("convbody")
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="session")
-def repository() -> Path:
-    """The root of the source tree."""
-    return ROOT
 
 
 @pytest.fixture(autouse=True)

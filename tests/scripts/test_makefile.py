@@ -1,0 +1,46 @@
+"""The targets that the README names."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(*arguments: str) -> str:
+    """What make would run."""
+    command = ["make", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "body"),
+    [
+        ([], "trees", "timm/tf_efficientnet_lite0-FPN"),
+        (["BODY=R-18-FPN"], "scratch", "R-18-FPN"),
+    ],
+)
+def test_the_quickstart_of_another_body_starts_from_scratch(
+    arguments: list[str], config: str, body: str
+) -> None:
+    commands = make("quickstart", *arguments)
+    path = f"configs/quickstart/{config}.yaml"
+    assert f"--config-file {path}" in commands
+    assert f"MODEL.BACKBONE.CONV_BODY {body} " in commands
+    assert (ROOT / path).is_file()
+    assert "report.html" in commands
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "test-all", "lint", "format"])
+def test_every_target_makes_its_environment_first(target: str, tmp_path: Path) -> None:
+    first = make(target, f"VENV={tmp_path}/none", "PYTHON=python3.99").splitlines()[0]
+    assert first == f"python3.99 scripts/bootstrap.py {tmp_path}/none"
+
+
+def test_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make (\S+)", listed, re.MULTILINE)) == set(phony.split())
