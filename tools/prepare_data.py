@@ -20,17 +20,19 @@ from registry import get_cfg
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True)
     trees = commands.add_parser("trees", help="tree crowns on aerial photographs, and ImageNet weights")
-    trees.add_argument("--output", type=Path, help="folder to write to (default: trees in the data sets' root)")
+    trees.add_argument(
+        "--output", type=Path, help="folder to write to (default: trees in the data sets' root)"
+    )
     trees.add_argument("--tile", type=int, default=256, help="side of a tile in pixels (256)")
     trees.add_argument("--overlap", type=int, default=64, help="pixels that training tiles share (64)")
     synthetic = commands.add_parser("synthetic", help="circles, squares and triangles")
     synthetic.add_argument("--output", type=Path, help="folder to write to (default: synthetic in the root)")
-    synthetic.add_argument("--images", type=int, default=400, help="training images; a quarter as many to test")
+    synthetic.add_argument(
+        "--images", type=int, default=400, help="training images; a quarter as many to test"
+    )
     synthetic.add_argument("--size", type=int, default=128, help="side of an image in pixels (128)")
     synthetic.add_argument("--seed", type=int, default=0)
     commands.add_parser("list", help="every data set known by name")

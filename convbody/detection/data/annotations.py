@@ -14,6 +14,8 @@ from pycocotools.coco import COCO
 
 from convbody.detection.data.errors import DataError
 
+Box = tuple[float, float, float, float]
+
 
 def read_annotations(path: Path) -> dict[str, Any]:
     """The content of a COCO file; a file that only lists images gets an empty list of annotations.
@@ -62,11 +64,16 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
 
 
-def clipped_boxes(annotations: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
-    """Boxes float32 (N, 4) xyxy in pixels, from COCO's xywh, cut at the image's border."""
-    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes.clip(0, [width, height, width, height]).astype(np.float32)
+def clip_box(annotation: Mapping[str, Any], height: int, width: int) -> Box:
+    """The box of an annotation as (left, top, right, bottom) in pixels, cut at the image's border."""
+    left, top, box_width, box_height = annotation["bbox"]
+    right, bottom = left + box_width, top + box_height
+    return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+
+def has_area(box: Box) -> bool:
+    """Whether anything of a clipped box is left."""
+    return box[2] > box[0] and box[3] > box[1]
 
 
 def flip_order(names: Sequence[str]) -> list[int]:

@@ -36,7 +36,8 @@ def datasets_root() -> Path:
 def catalog(cfg: Config) -> dict[str, Entry]:
     """Every data set known by name: the shipped ones, and over them those of DATASETS.CATALOG.
 
-    Raises ConfigError where an entry of DATASETS.CATALOG has other fields than ``image_dir`` and ``ann_file``.
+    Raises ConfigError where an entry of DATASETS.CATALOG has other fields than ``image_dir`` and
+    ``ann_file``.
     """
     shipped = yaml.safe_load(files(__package__).joinpath("catalog.yaml").read_text(encoding="utf-8"))
     for name, fields in cfg.DATASETS.CATALOG.items():
@@ -82,5 +83,5 @@ def _entry(name: str, fields: Mapping[str, Any]) -> Entry:
 def _remedy(name: str) -> str:
     made, _, _ = name.rpartition("_")
     if made in ("trees", "synthetic"):
-        return f"make it with `python tools/prepare_data.py {made}`, or set {ROOT_VARIABLE} to the folder it is in"
+        return f"make it with `python tools/prepare_data.py {made}`, or set {ROOT_VARIABLE} to where it is"
     return f"set {ROOT_VARIABLE} to the folder that holds the data sets, or the path in DATASETS.CATALOG"

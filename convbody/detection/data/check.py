@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass
 class DatasetReport:
-    """What is wrong with a data set: problems by kind, and where the offending entries stand in their lists."""
+    """What is wrong with a data set: problems by kind, and the positions of the entries that have them."""
 
     name: str
     image_count: int
@@ -69,15 +69,22 @@ class DatasetReport:
 
 
 def check_dataset(
-    data: Mapping[str, Any], image_dir: Path, *, name: str = "", read_images: str = "quick"
+    data: Mapping[str, Any],
+    image_dir: Path,
+    *,
+    name: str = "",
+    read_images: str = "quick",
+    masks: bool = False,
 ) -> DatasetReport:
     """Check the content of a COCO file and its images.
 
-    ``read_images``: "quick" reads every image's header and end, "full" decodes it, "none" leaves images alone.
-    Found are: missing, damaged or truncated images and sizes that differ from the file's; image, annotation and
-    category ids given twice; annotations of unknown images or categories; boxes that are no four numbers, not
-    finite, empty, inverted or outside of the image; polygons under 3 points, run-length codes of another size
-    than the image; keypoints that are not 3 numbers for each name.
+    ``read_images``: "quick" reads every image's header and end, "full" decodes it, "none" leaves images
+    alone. With ``masks`` every annotation must have one.
+
+    Found are: missing, damaged or truncated images and sizes that differ from the file's; image,
+    annotation and category ids given twice; annotations of unknown images or categories; boxes that are no
+    four numbers, not finite, empty, inverted or outside of the image; polygons under 3 points, run-length
+    codes of another size than the image; keypoints that are not 3 numbers for each name.
     """
     report = DatasetReport(name, len(data["images"]), len(data["annotations"]))
     images = _check_images(data["images"], report)
@@ -90,6 +97,8 @@ def check_dataset(
         if annotation.get("id") in seen or "id" not in annotation:
             report.add_annotation(position, "annotation id missing or given twice", here)
         seen.add(annotation.get("id"))
+        if masks and not annotation.get("segmentation"):
+            report.add_annotation(position, "annotation without a mask, which MODEL.MASK_ON needs", here)
         for kind, detail in _annotation_mistakes(annotation, images, categories):
             report.add_annotation(position, kind, f"{here} ({detail})")
     return report
@@ -196,7 +205,7 @@ def _segmentation_mistakes(segmentation: Any, width: int, height: int) -> Iterat
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if list(size or ()) != [height, width]:
             yield "run-length code of another size than its image", f"{size} in {[height, width]}"
-        elif not isinstance(counts, str | bytes) and (not _numbers(counts) or sum(counts) != height * width):
+        elif not isinstance(counts, str | bytes) and not _covers(counts, height * width):
             yield "run-length code that does not cover its image", f"{width}x{height}"
         return
     for polygon in segmentation or ():
@@ -204,6 +213,10 @@ def _segmentation_mistakes(segmentation: Any, width: int, height: int) -> Iterat
             yield "polygon under 3 points", repr(polygon)
         elif not all(map(math.isfinite, polygon)):
             yield "polygon that is not finite", repr(polygon[:6])
+
+
+def _covers(counts: Any, pixels: int) -> bool:
+    return _numbers(counts) and sum(counts) == pixels
 
 
 def _numbers(values: Any) -> bool:

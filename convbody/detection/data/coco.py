@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from convbody.detection.data.annotations import (
-    clipped_boxes,
+    clip_box,
     decode_mask,
+    has_area,
     index_annotations,
     read_annotations,
 )
@@ -30,16 +33,18 @@ class CocoDataset(Dataset[Sample]):
 
     ``dataset[i]`` is ``(image, target)``: the image float32 (3, H, W), RGB in 0-1, in its own size, and
 
-    * ``boxes`` float32 (N, 4) xyxy in pixels, cut at the border; ``labels`` int64 (N,), 1 for the first category;
+    * ``boxes`` float32 (N, 4) xyxy in pixels, cut at the border; ``labels`` int64 (N,), 1 for the first
+      category;
     * ``area`` float32 (N,) in square pixels; ``iscrowd`` int64 (N,); ``image_id`` int; ``file_name`` str;
-    * with ``masks``, ``masks`` uint8 (N, H, W); with ``keypoints``, ``keypoints`` float32 (N, K, 3): x, y, and
-      the visibility 0 (not labelled, x = y = 0), 1 (hidden), or 2 (visible).
+    * with ``masks``, ``masks`` uint8 (N, H, W); with ``keypoints``, ``keypoints`` float32 (N, K, 3): x, y,
+      and the visibility 0 (not labelled, x = y = 0), 1 (hidden), or 2 (visible).
 
-    N may be 0. Objects whose box has nothing inside the image are left out. Reading an image raises DataError,
-    which names the file, where it is missing, damaged, or not of the size that its annotations say.
+    N may be 0. Objects whose box has nothing inside the image are left out. Reading an image raises
+    DataError, which names the file, where it is missing, damaged, or not of the size that its annotations
+    say.
 
-    Attributes: ``coco`` (pycocotools' index), ``class_names`` (label 1 first), ``label_to_category`` (label to
-    COCO's category id), ``keypoint_names`` (K of them, empty without ``keypoints``).
+    Attributes: ``coco`` (pycocotools' index), ``class_names`` (label 1 first), ``label_to_category`` (label
+    to COCO's category id), ``keypoint_names`` (K of them, empty without ``keypoints``).
     """
 
     def __init__(
@@ -82,35 +87,32 @@ class CocoDataset(Dataset[Sample]):
         return float(self.images[index]["width"]) / float(self.images[index]["height"])
 
     def load(self, index: int, crowd: bool = True) -> Sample:
-        """Like ``dataset[index]``, but ready for torchvision's transforms: a uint8 image, and boxes, masks and
-        keypoints (as ``points`` (N, K, 2) and ``visibility`` (N, K)) as tv_tensors. Without ``crowd``, crowds
-        are left out.
+        """Like ``dataset[index]``, but ready for torchvision's transforms.
+
+        The image is uint8. Boxes and masks are tv_tensors, and so are the keypoints' ``points`` (N, K, 2),
+        which come apart from their ``visibility`` (N, K). Without ``crowd``, crowds are left out.
         """
-        record, path = self.images[index], self.image_path(index)
-        picture = read_rgb(path)
+        picture = self._read(index)
         width, height = picture.size
-        if (width, height) != (record.get("width", width), record.get("height", height)):
-            raise DataError(
-                f"image {path} is {width}x{height}, and {self.ann_file} says "
-                f"{record.get('width')}x{record.get('height')}"
-            )
-        annotations = [a for a in self.objects(index) if crowd or not a.get("iscrowd", 0)]
-        boxes = clipped_boxes(annotations, height, width)
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        annotations = [a for a, keep in zip(annotations, inside, strict=True) if keep]
-        boxes = boxes[inside]
+        annotations = [
+            annotation
+            for annotation in self.objects(index)
+            if (crowd or not annotation.get("iscrowd", 0)) and has_area(clip_box(annotation, height, width))
+        ]
+        boxes = np.array([clip_box(annotation, height, width) for annotation in annotations], np.float32)
+        labels = [self.category_to_label[annotation["category_id"]] for annotation in annotations]
+        areas = [annotation.get("area", math.prod(annotation["bbox"][2:])) for annotation in annotations]
+        crowds = [int(annotation.get("iscrowd", 0)) for annotation in annotations]
         canvas = (height, width)
         target: dict[str, Any] = {
-            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
-            "labels": torch.tensor(
-                [self.category_to_label[a["category_id"]] for a in annotations], dtype=torch.int64
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(boxes.reshape(-1, 4)), format="XYXY", canvas_size=canvas
             ),
-            "area": torch.tensor(
-                [float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in annotations], dtype=torch.float32
-            ),
-            "iscrowd": torch.tensor([int(a.get("iscrowd", 0)) for a in annotations], dtype=torch.int64),
-            "image_id": record["id"],
-            "file_name": str(path),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "area": torch.tensor(areas, dtype=torch.float32),
+            "iscrowd": torch.tensor(crowds, dtype=torch.int64),
+            "image_id": self.images[index]["id"],
+            "file_name": str(self.image_path(index)),
         }
         if self.with_masks:
             target["masks"] = tv_tensors.Mask(torch.from_numpy(self._masks(annotations, height, width)))
@@ -119,6 +121,17 @@ class CocoDataset(Dataset[Sample]):
             target["points"] = tv_tensors.KeyPoints(keypoints[..., :2].clone(), canvas_size=canvas)
             target["visibility"] = keypoints[..., 2].clone()
         return tv_tensors.Image(functional.pil_to_tensor(picture)), target
+
+    def _read(self, index: int) -> Image:
+        path, record = self.image_path(index), self.images[index]
+        picture = read_rgb(path)
+        expected = (record["width"], record["height"])
+        if picture.size != expected:
+            raise DataError(
+                f"image {path} is {picture.width}x{picture.height}, and {self.ann_file} says "
+                f"{expected[0]}x{expected[1]}"
+            )
+        return picture
 
     def _masks(self, annotations: list[dict[str, Any]], height: int, width: int) -> np.ndarray:
         masks = np.zeros((len(annotations), height, width), np.uint8)
@@ -144,8 +157,8 @@ class CocoDataset(Dataset[Sample]):
         skeletons = {tuple(category.get("keypoints", ())) for category in categories}
         if len(skeletons) != 1 or not (skeleton := skeletons.pop()):
             raise DataError(
-                f'keypoints need categories that all have the same list "keypoints"; in {self.ann_file} they have '
-                f"{sorted(len(category.get('keypoints', ())) for category in categories)} names"
+                f'keypoints need categories with one and the same list "keypoints"; in {self.ann_file} '
+                f"they have {[len(category.get('keypoints', ())) for category in categories]} names"
             )
         return [str(name) for name in skeleton]
 

@@ -30,7 +30,8 @@ def input_defaults() -> dict[str, Any]:
         "CONTRAST": 0.0,
         "SATURATION": 0.0,
         "HUE": 0.0,
-        # Order of the jitters, e.g. ("brightness", "contrast", "saturation", "hue"); empty: each image draws one.
+        # Order of the jitters, e.g. ("brightness", "contrast", "saturation", "hue"); empty: each image
+        # draws one.
         "JITTER_ORDER": (),
         # Probabilities, 0 to 1.
         "HORIZONTAL_FLIP_PROB_TRAIN": 0.5,
@@ -47,7 +48,8 @@ def datasets_defaults() -> dict[str, Any]:
         "TEST": (),
         # More data sets: {name: {image_dir: FOLDER, ann_file: COCO_JSON}}, relative to the data sets' root.
         "CATALOG": Config(new_allowed=True),
-        # Mistakes found by the check: "fail" stops with a report, "skip" leaves out what is wrong and says so.
+        # Mistakes found by the check: "fail" stops with a report, "skip" leaves out what is wrong and says
+        # so.
         "ON_ERROR": "fail",
         # What the check reads of every image: "quick" header and end of file, "full" all pixels, "none".
         "CHECK_IMAGES": "quick",

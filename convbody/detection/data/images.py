@@ -19,13 +19,14 @@ _DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def read_rgb(path: Path) -> Image.Image:
     """Decode ``path`` to an 8-bit RGB image.
 
-    Grey, palette and CMYK images are converted, transparency is dropped, and 16-bit grey keeps its upper eight
-    bits. An EXIF orientation is not applied: annotations count in stored pixels, as COCO's do.
-    Raises DataError with the path where the file is missing, damaged, or no image.
+    Grey, palette and CMYK images are converted, transparency is dropped, and 16-bit grey keeps its upper
+    eight bits. An EXIF orientation is not applied: annotations count in stored pixels, as COCO's do. Raises
+    DataError with the path where the file is missing, damaged, or no image.
     """
     try:
         with warnings.catch_warnings():
-            # Palette images with transparency in bytes: Pillow advises RGBA, and the transparency is dropped anyway.
+            # Palette images with transparency in bytes: Pillow advises RGBA, and the transparency is
+            # dropped anyway.
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(path) as image:
                 image.load()
@@ -41,8 +42,8 @@ def read_rgb(path: Path) -> Image.Image:
 def image_size(path: Path, full: bool = False) -> tuple[int, int]:
     """(width, height) in pixels of the image at ``path``, after making sure that the file is whole.
 
-    A JPEG or PNG that ends with its end mark is taken for whole; any other file, and with ``full`` every file,
-    is decoded. Raises DataError with the reason where the file is missing, truncated, or no image.
+    A JPEG or PNG that ends with its end mark is taken for whole; any other file, and with ``full`` every
+    file, is decoded. Raises DataError with the reason where the file is missing, truncated, or no image.
     """
     try:
         with Image.open(path) as image:

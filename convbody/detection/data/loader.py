@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 def build_test_dataset(cfg: Config, name: str) -> CocoDataset:
     """The checked data set ``name`` for evaluation: every image, in its own size.
 
-    Raises ConfigError for an unknown name, DataError for files that are missing or, unless DATASETS.ON_ERROR is
-    "skip", have mistakes.
+    Raises ConfigError for an unknown name, DataError for files that are missing or, unless DATASETS.ON_ERROR
+    is "skip", have mistakes.
     """
     return _open(cfg, name, "DATASETS.TEST")
 
@@ -39,9 +39,10 @@ def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
     """The training batches of this process, as a function of where to start.
 
     ``batches(n)`` yields without end the batches n, n + 1, ... of the run that ``SEED`` describes, each
-    ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already augmented and
-    resized. A batch depends on the config and its number alone, not on ``n`` or the number of workers. All
-    processes together see SOLVER.IMS_PER_BATCH images a batch. torch's global random state is left as it is.
+    ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already augmented
+    and resized. A batch depends on the config and its number alone, not on ``n`` or the number of workers.
+    All processes together see SOLVER.IMS_PER_BATCH images a batch. torch's global random state is left as it
+    is.
     """
     processes = world_size()
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -56,7 +57,7 @@ def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
     def batches(start: int) -> Iterator[Batch]:
         loader = DataLoader(
             dataset,
-            batch_sampler=plan.batches_from(start, rank(), processes),  # type: ignore[arg-type]
+            batch_sampler=plan.batches_from(start, rank(), processes),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_collate,
             # Without a generator of its own, a loader draws from the global one for every iterator it makes.
@@ -71,7 +72,10 @@ def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
 
 
 def train_datasets(cfg: Config) -> list[CocoDataset]:
-    """The checked data sets of DATASETS.TRAIN. Raises ConfigError where there are none or their classes differ."""
+    """The checked data sets of DATASETS.TRAIN.
+
+    Raises ConfigError where there are none, or where their classes or keypoints differ.
+    """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("no data set to train on", key="DATASETS.TRAIN", cfg=cfg)
     datasets = [_open(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN]
@@ -87,7 +91,7 @@ def train_datasets(cfg: Config) -> list[CocoDataset]:
 
 
 def check_class_count(cfg: Config, key: str, dataset: CocoDataset) -> None:
-    """Raise ConfigError where the value at ``key`` is not the number of classes plus one for the background."""
+    """Raise ConfigError where the value at ``key`` is not the number of classes plus the background."""
     node: Any = cfg
     for part in key.split("."):
         node = node[part]
@@ -157,7 +161,13 @@ def _open(cfg: Config, name: str, key: str) -> CocoDataset:
             raise ConfigError(f"choose one of {', '.join(allowed)}", key=f"DATASETS.{choice}", cfg=cfg)
     entry = find_dataset(cfg, name, key)
     data = read_annotations(entry.ann_file)
-    report = check_dataset(data, entry.image_dir, name=name, read_images=cfg.DATASETS.CHECK_IMAGES)
+    report = check_dataset(
+        data,
+        entry.image_dir,
+        name=name,
+        read_images=cfg.DATASETS.CHECK_IMAGES,
+        masks=cfg.MODEL.MASK_ON,
+    )
     if not report.ok:
         if cfg.DATASETS.ON_ERROR == "fail":
             raise DataError(

@@ -34,10 +34,11 @@ class Shape:
 def make_synthetic(
     folder: Path | str, images: int = 100, size: int = 128, seed: int = 0, max_objects: int = 4
 ) -> Path:
-    """Write ``images`` square pictures of ``size`` pixels with 1 to ``max_objects`` objects, and their annotations.
+    """Write ``images`` square pictures of ``size`` pixels with 1 to ``max_objects`` objects each.
 
-    Gives the path of the COCO file, ``folder/annotations.json``; the pictures are ``folder/images/000001.png``
-    and so on. A folder that already holds this very data set is left as it is. Objects do not touch.
+    Gives the path of the COCO file, ``folder/annotations.json``; the pictures are
+    ``folder/images/000001.png`` and so on. A folder that already holds this very data set is left as it is.
+    Objects do not touch.
     """
     folder = Path(folder)
     ann_file = folder / "annotations.json"
@@ -71,7 +72,7 @@ def _holds(ann_file: Path, info: dict[str, int]) -> bool:
 
 
 def _scatter(rng: np.random.Generator, size: int, count: int) -> list[Shape]:
-    """Up to ``count`` shapes whose boxes keep apart; a place that does not fit is given up after some tries."""
+    """Up to ``count`` shapes whose boxes keep apart; one that finds no place is given up after some tries."""
     shapes: list[Shape] = []
     taken: list[tuple[float, float, float]] = []
     for _ in range(count):
@@ -86,7 +87,7 @@ def _scatter(rng: np.random.Generator, size: int, count: int) -> list[Shape]:
 
 
 def _shape(label: int, x: float, y: float, radius: float) -> Shape:
-    """The keypoints lie where each class has them: a circle's extremes, a square's sides, a triangle's corners."""
+    """A shape around (x, y); its keypoints are the middles of a square's sides, the corners of a triangle."""
     left, right, top, bottom = x - radius, x + radius, y - radius, y + radius
     if CLASSES[label - 1] == "circle":
         angles = np.linspace(0, 2 * math.pi, 32, endpoint=False)

@@ -18,7 +18,7 @@ _JITTERS = ("brightness", "contrast", "saturation", "hue")
 
 
 def resized_shape(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """(height, width) with a short side of ``short`` pixels, or less where the long one would pass ``long``."""
+    """(height, width) with a short side of ``short`` pixels, or less: the long one keeps to ``long``."""
     least, most = min(height, width), max(height, width)
     if most / least * short > long:
         short = max(1, round(long * least / most))

