@@ -1,0 +1,47 @@
+"""What one-stage detectors share: a prediction at every anchor of every feature map."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from convbody.detection.heads.numerics import full_precision
+from convbody.detection.inputs import Target
+from convbody.detection.model import Detector
+from registry import Config, ConfigError
+
+
+class DenseDetector(Detector):
+    """The frame of RetinaNet and FCOS. There is no background class: labels count from 0 inside, 1 outside."""
+
+    def predict(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """The head's outputs, each (N, anchors, D), feature maps one after the other."""
+        outputs = self.head(features)
+        return {name: full_precision(output) for name, output in outputs.items()}
+
+    def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Per image, the best detections after non-maximum suppression."""
+        outputs = self.predict(features)
+        anchors = self.anchor_generator(images, features)
+        per_cell = self.anchor_generator.num_anchors_per_location()[0]
+        counts = [feature.shape[2] * feature.shape[3] * per_cell for feature in features]
+        results: list[dict[str, Tensor]] = self.postprocess_detections(
+            {name: list(output.split(counts, dim=1)) for name, output in outputs.items()},
+            [list(each.split(counts)) for each in anchors],
+            images.image_sizes,
+        )
+        for result in results:
+            result["labels"] = result["labels"] + 1
+        return results
+
+
+def zero_based(targets: list[Target]) -> list[Target]:
+    """The targets with labels from 0, as one-stage heads count classes."""
+    return [{**target, "labels": target["labels"] - 1} for target in targets]
+
+
+def refuse_region_heads(cfg: Config) -> None:
+    """Raises ConfigError when a mask or keypoint head is asked for: one-stage detectors have none."""
+    for key in ("MASK_ON", "KEYPOINT_ON"):
+        if cfg.MODEL[key]:
+            raise ConfigError("one-stage detectors have no such head; set it to False", f"MODEL.{key}", cfg)

@@ -1,0 +1,70 @@
+"""RoIAlign over the feature maps that POOLER_SCALES names."""
+
+from __future__ import annotations
+
+from math import log2
+
+from torch import Tensor
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from backbones import Backbone
+from registry import Config, ConfigError, source_of
+from registry.config import value_of
+
+
+class Pooler(MultiScaleRoIAlign):
+    """torchvision's MultiScaleRoIAlign with the backbone's true strides.
+
+    torchvision guesses the scales from the first batch it sees, padding apart, and keeps them.
+
+    Args:
+        levels: indices of the feature maps that are read.
+        strides: their strides, pixels.
+        resolution: side of a cut-out, cells.
+        sampling_ratio: samples per cell and direction; 0: as many as the box covers.
+    """
+
+    def __init__(self, levels: list[int], strides: list[int], resolution: int, sampling_ratio: int) -> None:
+        super().__init__([str(level) for level in levels], resolution, sampling_ratio)
+        self.scales = [1.0 / stride for stride in strides]
+        self.map_levels = initLevelMapper(int(log2(strides[0])), int(log2(strides[-1])))
+
+    def forward(self, features: list[Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """Cut-outs (sum of N, C, resolution, resolution) of each image's ``boxes``, (N, 4) xyxy in pixels."""
+        named = {str(level): feature for level, feature in enumerate(features)}
+        pooled: Tensor = super().forward(named, boxes, sizes)
+        return pooled
+
+
+def build_pooler(cfg: Config, head: str, backbone: Backbone) -> Pooler:
+    """The pooler of ``head``, a section such as "MODEL.ROI_BOX_HEAD".
+
+    Raises:
+        ConfigError: a scale that is no feature map's.
+    """
+    node = value_of(cfg, head)
+    key = f"{head}.POOLER_SCALES"
+    if source_of(cfg, key) == "default":
+        levels = _default_levels(backbone)
+    else:
+        levels = [_level_of(scale, backbone, cfg, key) for scale in node.POOLER_SCALES]
+    strides = [backbone.strides[level] for level in levels]
+    return Pooler(levels, strides, node.POOLER_RESOLUTION, node.POOLER_SAMPLING_RATIO)
+
+
+def _default_levels(backbone: Backbone) -> list[int]:
+    """All feature maps up to stride 32, or the only one. A pyramid's coarser maps serve proposals alone."""
+    levels = [level for level, stride in enumerate(backbone.strides) if stride <= 32]
+    return levels or [0]
+
+
+def _level_of(scale: float, backbone: Backbone, cfg: Config, key: str) -> int:
+    for level, stride in enumerate(backbone.strides):
+        if abs(scale * stride - 1) < 1e-3:
+            return level
+    raise ConfigError(
+        f"{cfg.MODEL.BACKBONE.CONV_BODY} has no feature map of scale {scale:g}; strides are {backbone.strides}",
+        key,
+        cfg,
+    )

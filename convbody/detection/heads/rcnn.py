@@ -1,0 +1,81 @@
+"""Two-stage detectors: Faster, Mask and Keypoint R-CNN, and the proposal network alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import generalized_rcnn
+from torchvision.models.detection.image_list import ImageList
+
+from backbones import Backbone
+from convbody.detection.heads.roi import build_roi_heads
+from convbody.detection.heads.rpn import RPN
+from convbody.detection.inputs import Target, TargetNeeds
+from convbody.detection.model import Detector
+from convbody.detection.transform import DetectionTransform
+from registry import Config, ConfigError
+
+
+def build_rcnn(cfg: Config, backbone: Backbone) -> Detector:
+    """The two-stage detector on ``backbone``, or, with MODEL.RPN_ONLY, its first stage."""
+    if not cfg.MODEL.RPN_ONLY:
+        return GeneralizedRCNN(cfg, backbone)
+    for key in ("MASK_ON", "KEYPOINT_ON"):
+        if cfg.MODEL[key]:
+            raise ConfigError("MODEL.RPN_ONLY leaves out this head; turn one off", f"MODEL.{key}", cfg)
+    return ProposalNetwork(cfg, backbone)
+
+
+class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
+    """Proposals, then heads that classify, refine, segment and place keypoints (He et al. 2017)."""
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(
+            backbone,
+            RPN(cfg, backbone),
+            build_roi_heads(cfg, backbone),
+            DetectionTransform(cfg, backbone.size_divisibility),
+        )
+        self.needs = TargetNeeds(
+            cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES,
+            masks=cfg.MODEL.MASK_ON,
+            keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES if cfg.MODEL.KEYPOINT_ON else 0,
+        )
+
+    def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Losses of both stages."""
+        predictions = self.rpn(images, features)
+        proposals, _ = self.rpn.propose(predictions, images.image_sizes)
+        return {
+            **self.roi_heads.losses(features, proposals, images.image_sizes, targets),
+            **self.rpn.losses(predictions, targets, images.image_sizes),
+        }
+
+    def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of the second stage."""
+        proposals, _ = self.rpn.propose(self.rpn(images, features), images.image_sizes)
+        detections: list[dict[str, Tensor]] = self.roi_heads.detect(features, proposals, images.image_sizes)
+        return detections
+
+
+class ProposalNetwork(Detector):
+    """The first stage alone: its detections are the proposals, all of label 1, scored by objectness."""
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__()
+        self.transform = DetectionTransform(cfg, backbone.size_divisibility)
+        self.backbone = backbone
+        self.rpn = RPN(cfg, backbone)
+        self.needs = TargetNeeds(num_classes=None)
+
+    def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Losses of the proposals."""
+        return self.rpn.losses(self.rpn(images, features), targets, images.image_sizes)
+
+    def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
+        """The proposals."""
+        boxes, scores = self.rpn.propose(self.rpn(images, features), images.image_sizes)
+        return [
+            {"boxes": box, "labels": torch.ones_like(score, dtype=torch.int64), "scores": score}
+            for box, score in zip(boxes, scores, strict=True)
+        ]

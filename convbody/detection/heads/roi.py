@@ -1,0 +1,225 @@
+"""The second stage: what the box, mask and keypoint heads share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import roi_heads
+
+from backbones import Backbone
+from convbody.detection.heads.numerics import full_precision
+from convbody.detection.heads.pooler import Pooler, build_pooler
+from convbody.detection.heads.registries import (
+    BOX_FEATURE_EXTRACTORS,
+    BOX_PREDICTORS,
+    KEYPOINT_FEATURE_EXTRACTORS,
+    KEYPOINT_PREDICTORS,
+    MASK_FEATURE_EXTRACTORS,
+    MASK_PREDICTORS,
+)
+from registry import Config, ConfigError, Registry, lookup
+from registry.config import value_of
+
+Target = dict[str, Tensor]
+Sizes = list[tuple[int, int]]
+
+
+class Branch(NamedTuple):
+    """One head: pooler and extractor, both None where the box head's features are shared, and predictor."""
+
+    pooler: Pooler | None
+    extractor: nn.Module | None
+    predictor: nn.Module
+
+
+def box_losses(
+    logits: Tensor, deltas: Tensor, labels: list[Tensor], regression: list[Tensor]
+) -> dict[str, Tensor]:
+    """Cross-entropy of R proposals' classes, and smooth L1 (beta 1) of the positives' boxes, over R.
+
+    Ren et al. 2015, section 3.1.2, and Girshick 2015, equation 3.
+
+    Args:
+        logits, deltas: (R, classes), (R, 4 * classes).
+        labels, regression: per image, (R_i,) with 0 for the background, and (R_i, 4).
+    """
+    label = torch.cat(labels)
+    positive = torch.where(label > 0)[0]
+    chosen = deltas.view(len(label), -1, 4)[positive, label[positive]]
+    target = torch.cat(regression)[positive].to(chosen)
+    count = max(1, len(label))
+    return {
+        "loss_classifier": F.cross_entropy(logits, label, reduction="sum") / count,
+        "loss_box_reg": F.smooth_l1_loss(chosen, target, reduction="sum") / count,
+    }
+
+
+class RoIHeads(roi_heads.RoIHeads):
+    """torchvision's RoIHeads; a mask or keypoint head may read the box head's features (C4 detectors)."""
+
+    def __init__(self, cfg: Config, box: Branch, mask: Branch | None, keypoint: Branch | None) -> None:
+        node = cfg.MODEL.ROI_HEADS
+        super().__init__(
+            box.pooler,
+            box.extractor,
+            box.predictor,
+            fg_iou_thresh=node.FG_IOU_THRESHOLD,
+            bg_iou_thresh=node.BG_IOU_THRESHOLD,
+            batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,
+            positive_fraction=node.POSITIVE_FRACTION,
+            bbox_reg_weights=tuple(node.BBOX_REG_WEIGHTS),
+            score_thresh=node.SCORE_THRESH,
+            nms_thresh=node.NMS,
+            detections_per_img=node.DETECTIONS_PER_IMG,
+        )
+        self.class_agnostic = cfg.MODEL.CLS_AGNOSTIC_BBOX_REG
+        if mask is not None:
+            self.mask_roi_pool, self.mask_head, self.mask_predictor = mask
+        if keypoint is not None:
+            self.keypoint_roi_pool, self.keypoint_head, self.keypoint_predictor = keypoint
+
+    def has_mask(self) -> bool:
+        """Whether masks are predicted."""
+        return self.mask_predictor is not None
+
+    def has_keypoint(self) -> bool:
+        """Whether keypoints are predicted."""
+        return self.keypoint_predictor is not None
+
+    def losses(
+        self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes, targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of all heads on a sample of the proposals and the objects themselves."""
+        proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
+        box_features = self.box_head(self.box_roi_pool(features, proposals, sizes))
+        losses = box_losses(*self._predict_boxes(box_features), labels, regression)
+        if not (self.has_mask() or self.has_keypoint()):
+            return losses
+
+        positive = [torch.where(label > 0)[0] for label in labels]
+        boxes = [each[keep] for each, keep in zip(proposals, positive, strict=True)]
+        objects = [each[keep] for each, keep in zip(matched, positive, strict=True)]
+        shared = box_features[torch.cat(labels) > 0]
+        # Without positives the heads run on zero boxes, so that their parameters still get a (zero) gradient.
+        if self.has_mask():
+            logits = self._predict_masks(features, boxes, sizes, shared)
+            masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
+            losses["loss_mask"] = roi_heads.maskrcnn_loss(logits, boxes, masks, classes, objects)
+        if self.has_keypoint():
+            logits = self._predict_keypoints(features, boxes, sizes, shared)
+            points = [t["keypoints"] for t in targets]
+            losses["loss_keypoint"] = roi_heads.keypointrcnn_loss(logits, boxes, points, objects)
+        return losses
+
+    def detect(
+        self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        """Per image boxes, labels, scores, masks (D, 1, M, M) inside the boxes, keypoints and their scores."""
+        logits, deltas = self._predict_boxes(self.box_head(self.box_roi_pool(features, proposals, sizes)))
+        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, sizes)
+        results = [
+            {"boxes": box, "labels": label, "scores": score}
+            for box, label, score in zip(boxes, labels, scores, strict=True)
+        ]
+        if self.has_mask():
+            masks = roi_heads.maskrcnn_inference(self._predict_masks(features, boxes, sizes), labels)
+            for result, mask in zip(results, masks, strict=True):
+                result["masks"] = mask
+        if self.has_keypoint():
+            logits = self._predict_keypoints(features, boxes, sizes)
+            for result, points, point_scores in zip(
+                results, *roi_heads.keypointrcnn_inference(logits, boxes), strict=True
+            ):
+                result["keypoints"], result["keypoints_scores"] = points, point_scores
+        return results
+
+    def _predict_boxes(self, box_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (R, classes) and deltas (R, 4 * classes)."""
+        logits, deltas = (full_precision(each) for each in self.box_predictor(box_features))
+        if self.class_agnostic:
+            deltas = deltas[:, 4:].repeat(1, logits.shape[1])
+        return logits, deltas
+
+    def _predict_masks(
+        self, features: list[Tensor], boxes: list[Tensor], sizes: Sizes, shared: Tensor | None = None
+    ) -> Tensor:
+        x = self._region_features(self.mask_roi_pool, self.mask_head, features, boxes, sizes, shared)
+        return full_precision(self.mask_predictor(x))
+
+    def _predict_keypoints(
+        self, features: list[Tensor], boxes: list[Tensor], sizes: Sizes, shared: Tensor | None = None
+    ) -> Tensor:
+        x = self._region_features(self.keypoint_roi_pool, self.keypoint_head, features, boxes, sizes, shared)
+        return full_precision(self.keypoint_predictor(x))
+
+    def _region_features(
+        self,
+        pooler: Pooler | None,
+        extractor: nn.Module | None,
+        features: list[Tensor],
+        boxes: list[Tensor],
+        sizes: Sizes,
+        shared: Tensor | None,
+    ) -> Any:
+        """What a predictor reads: its own extractor's features, or, without one, the box head's."""
+        if pooler is not None and extractor is not None:
+            return extractor(pooler(features, boxes, sizes))
+        if shared is not None:
+            return shared
+        return self.box_head(self.box_roi_pool(features, boxes, sizes))
+
+
+def build_roi_heads(cfg: Config, backbone: Backbone) -> RoIHeads:
+    """The second stage that MODEL.ROI_BOX_HEAD, MASK_ON and KEYPOINT_ON describe.
+
+    Raises:
+        ConfigError: heads that do not fit each other or the backbone.
+    """
+    extractor = _build_extractor(cfg, "MODEL.ROI_BOX_HEAD", BOX_FEATURE_EXTRACTORS, backbone)
+    predictor = lookup(BOX_PREDICTORS, cfg, "MODEL.ROI_BOX_HEAD.PREDICTOR")(cfg, extractor.out_channels)
+    box = Branch(build_pooler(cfg, "MODEL.ROI_BOX_HEAD", backbone), extractor, predictor)
+    mask = keypoint = None
+    if cfg.MODEL.MASK_ON:
+        parts = MASK_FEATURE_EXTRACTORS, MASK_PREDICTORS
+        mask = _build_branch(cfg, "MODEL.ROI_MASK_HEAD", *parts, backbone, extractor)
+    if cfg.MODEL.KEYPOINT_ON:
+        parts = KEYPOINT_FEATURE_EXTRACTORS, KEYPOINT_PREDICTORS
+        keypoint = _build_branch(cfg, "MODEL.ROI_KEYPOINT_HEAD", *parts, backbone, extractor)
+    return RoIHeads(cfg, box, mask, keypoint)
+
+
+def _build_extractor(cfg: Config, head: str, extractors: Registry[Any], backbone: Backbone) -> Any:
+    make = lookup(extractors, cfg, f"{head}.FEATURE_EXTRACTOR")
+    return make(cfg, backbone.out_channels, value_of(cfg, head).POOLER_RESOLUTION)
+
+
+def _build_branch(
+    cfg: Config,
+    head: str,
+    extractors: Registry[Any],
+    predictors: Registry[Any],
+    backbone: Backbone,
+    box_extractor: Any,
+) -> Branch:
+    """A mask or keypoint head, with features of its own or those of the box head."""
+    node = value_of(cfg, head)
+    share = node.SHARE_BOX_FEATURE_EXTRACTOR
+    extractor = box_extractor if share else _build_extractor(cfg, head, extractors, backbone)
+    if extractor.out_resolution is None:
+        raise ConfigError(
+            "the box head's features are vectors, without the places that this head needs; set it to False",
+            f"{head}.SHARE_BOX_FEATURE_EXTRACTOR",
+            cfg,
+        )
+    predictor = lookup(predictors, cfg, f"{head}.PREDICTOR")(cfg, extractor.out_channels)
+    resolution = extractor.out_resolution * predictor.upscale
+    if resolution != node.RESOLUTION:
+        raise ConfigError(
+            f"this head gives {resolution} x {resolution}; set {resolution}", f"{head}.RESOLUTION", cfg
+        )
+    if share:
+        return Branch(None, None, predictor)
+    return Branch(build_pooler(cfg, head, backbone), extractor, predictor)

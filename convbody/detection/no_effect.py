@@ -1,0 +1,33 @@
+"""Published keys that are accepted and change nothing here, and the line that says so when one is set."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from registry import Config, source_of
+from registry.config import value_of
+from registry.errors import source_phrase
+
+logger = logging.getLogger(__name__)
+
+# Key -> values that ask for what happens anyway, and what happens.
+_NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "MODEL.ROI_HEADS.USE_FPN": ((False, True), "the backbone says how many feature maps there are"),
+    "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": ((1024,), "mask heads have no fully connected layer"),
+    "MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM": ((1024,), "keypoint heads have no fully connected layer"),
+    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": ((False,), "masks always come pasted into the image"),
+    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD": ((0.5,), "masks come as probabilities"),
+    "MODEL.RETINANET.STRADDLE_THRESH": ((0, -1), "every anchor takes part in the loss"),
+    "TEST.EXPECTED_RESULTS": (([], ()), "results are not compared"),
+    "TEST.BBOX_AUG.ENABLED": ((False,), "images are tested once, as they are"),
+}
+
+
+def report_keys_without_effect(cfg: Config) -> list[str]:
+    """The keys of ``cfg`` that ask for something that does not happen; logs one warning line for each."""
+    found = [key for key, (accepted, _) in _NO_EFFECT.items() if value_of(cfg, key) not in accepted]
+    for key in found:
+        where = source_phrase(source_of(cfg, key))
+        logger.warning("%s = %r, %s, has no effect: %s", key, value_of(cfg, key), where, _NO_EFFECT[key][1])
+    return found

@@ -1,0 +1,54 @@
+"""From images to a normalised batch, and results back to the images' own pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from registry import Config
+
+Target = dict[str, Tensor]
+
+
+def resized_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+    """(height, width) in pixels after scaling the short side to ``short``, or the long one to ``longest``,
+    whichever is smaller. The ratio of the sides is kept.
+    """
+    scale = min(short / min(height, width), longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class DetectionTransform(GeneralizedRCNNTransform):
+    """torchvision's transform with the published colour conventions, and resizing in evaluation alone.
+
+    Called on a list of RGB images (3, H, W) in [0, 1] and their targets, it gives an ImageList, padded at the
+    right and at the bottom with zeros, and the targets. In training the data pipeline has resized already.
+    ``postprocess`` maps boxes, masks and keypoints back to the images' own sizes.
+    """
+
+    def __init__(self, cfg: Config, size_divisibility: int) -> None:
+        super().__init__(
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            image_mean=list(cfg.INPUT.PIXEL_MEAN),
+            image_std=list(cfg.INPUT.PIXEL_STD),
+            size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY or size_divisibility,
+        )
+        self.to_bgr255 = cfg.INPUT.TO_BGR255
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(image - mean) / std, in the channel order and range of PIXEL_MEAN."""
+        return super().normalize(image.flip(0) * 255 if self.to_bgr255 else image)
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """The image at the size for testing; in training as it is."""
+        if self.training:
+            return image, target
+        height, width = image.shape[-2:]
+        size = resized_size(height, width, self.min_size[-1], self.max_size)
+        if size != (height, width):
+            image = F.interpolate(
+                image[None], size=size, mode="bilinear", align_corners=False, antialias=True
+            )[0]
+        return image, None
