@@ -121,7 +121,7 @@ class TrainingState:
             moved = sorted(_flat(saved) ^ _flat(wanted)) or ["the same ones in other groups"]
             raise CheckpointError(
                 f"{path} cannot be resumed: it trains other parameters than this config, such as {moved[0]} "
-                f"({len(moved)} in all); resume with the run's own config, or start anew with MODEL.WEIGHT {path}"
+                f"({len(moved)} in all); resume with its own config, or start anew with MODEL.WEIGHT {path}"
             )
         self.optimizer.load_state_dict(state)
         for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
