@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convbody.detection.evaluation.evaluate import evaluate, evaluate_all, flat_metrics
     from convbody.detection.evaluation.result import EvaluationResult
+    from convbody.detection.evaluation.run import evaluate, evaluate_all, flat_metrics
 
 _HOMES = {
-    "evaluate": "evaluate",
-    "evaluate_all": "evaluate",
-    "flat_metrics": "evaluate",
+    "evaluate": "run",
+    "evaluate_all": "run",
+    "flat_metrics": "run",
     "EvaluationResult": "result",
 }
 __all__ = ["EvaluationResult", "evaluate", "evaluate_all", "flat_metrics"]
@@ -20,6 +21,4 @@ __all__ = ["EvaluationResult", "evaluate", "evaluate_all", "flat_metrics"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

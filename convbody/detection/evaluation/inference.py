@@ -18,7 +18,6 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Record = dict[str, Any]
 
@@ -45,13 +44,13 @@ def detect(
     indices: Sequence[int],
     *,
     batch_size: int,
-    dtype: str = "float32",
+    dtype: torch.dtype = torch.float32,
     workers: int = 1,
     mask_threshold: float = 0.5,
 ) -> dict[int, tuple[int, list[Record]]]:
     """Index -> (image id, COCO records) for each of ``indices``.
 
-    The model is put in evaluation mode and back into the mode it came in. ``dtype`` other than "float32" runs it
+    The model is put in evaluation mode and back into the mode it came in. With a ``dtype`` below float32 it runs
     under autocast. ``workers`` threads load images ahead; no random state is touched.
     """
     parameter = next(model.parameters(), None)
@@ -79,13 +78,14 @@ def detect(
     return found
 
 
-def run_model(model: nn.Module, images: list[Tensor], dtype: str) -> list[dict[str, Tensor]]:
+def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> list[dict[str, Tensor]]:
     """Detections of a batch, as float32 and integer tensors on the CPU; nothing is kept for a backward pass.
 
     (``no_grad`` and not ``inference_mode``: anchors and the like that the model caches now have to serve a
     training step later.)
     """
-    with torch.no_grad(), torch.autocast(images[0].device.type, _DTYPES[dtype], enabled=dtype != "float32"):
+    low = dtype != torch.float32
+    with torch.no_grad(), torch.autocast(images[0].device.type, dtype if low else None, enabled=low):
         outputs = model(images)
     return [
         {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in output.items()}
@@ -123,6 +123,26 @@ def coco_records(
         for record, keypoints in zip(records, output["keypoints"], strict=True):
             record["keypoints"] = [round(value, 3) for value in keypoints.flatten().tolist()]
     return records
+
+
+def output_of_records(
+    records: Sequence[Record], label_to_category: Mapping[int, int]
+) -> dict[str, Tensor]:
+    """The inverse of ``coco_records``: the detector output that COCO results of one image were made from."""
+    labels = {category: label for label, category in label_to_category.items()}
+    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
+    output = {
+        "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+        "labels": torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64),
+        "scores": torch.tensor([record["score"] for record in records], dtype=torch.float32),
+    }
+    if records and "segmentation" in records[0]:
+        masks = [coco_mask.decode(record["segmentation"]) for record in records]
+        output["masks"] = torch.from_numpy(np.stack(masks))[:, None]
+    if records and "keypoints" in records[0]:
+        keypoints = [record["keypoints"] for record in records]
+        output["keypoints"] = torch.tensor(keypoints, dtype=torch.float32).reshape(len(records), -1, 3)
+    return output
 
 
 def _load_ahead(

@@ -28,7 +28,7 @@ class EvaluationResult:
     operating_point: OperatingPoint
     """The score threshold with the best F1 at IoU 0.50."""
     image_f1: dict[int, float]
-    """Image id -> F1 at that threshold."""
+    """Image id -> F1 at that threshold, in the order of the data set."""
     images: int
     seconds: float
     """Wall-clock time of the detector over the whole data set, loading of the images included."""

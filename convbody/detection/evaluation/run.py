@@ -16,7 +16,8 @@ from convbody.detection.data import build_test_dataset
 from convbody.detection.evaluation.inference import Record, TestSet, detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
-from convbody.training.distributed import all_gather_object, is_main, rank, world_size
+from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
+from convbody.training.step import autocast_dtype
 from registry import Config, ConfigError
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def evaluate(model: nn.Module, dataset: TestSet, cfg: Config, name: str = "test"
         dataset,
         range(rank(), len(dataset), world_size()),
         batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
-        dtype=cfg.DTYPE,
+        dtype=autocast_dtype(cfg),
         workers=cfg.DATALOADER.NUM_WORKERS,
         mask_threshold=cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD,
     )
@@ -49,7 +50,9 @@ def evaluate(model: nn.Module, dataset: TestSet, cfg: Config, name: str = "test"
         records = [record for index in sorted(found) for record in found[index][1]]
         result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds)
         log.info("%s", result.table())
-    return all_gather_object(result)[0]
+    result = broadcast_object(result)
+    assert result is not None  # the main process's
+    return result
 
 
 def evaluate_all(model: nn.Module, cfg: Config, output_dir: Path | None = None) -> dict[str, EvaluationResult]:

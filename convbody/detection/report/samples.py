@@ -1,0 +1,77 @@
+"""Test images for the report, ground truth beside predictions."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from dataclasses import dataclass
+
+from PIL import Image
+
+from convbody.detection.evaluation.inference import TestSet, output_of_records
+from convbody.detection.evaluation.result import EvaluationResult
+from convbody.detection.visualize import draw_detections, draw_targets
+
+_LONGEST_SIDE = 760  # pixels of an image in the report
+_JPEG_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image of the report."""
+
+    group: str
+    """"Best", "Worst" or "Random"."""
+    name: str
+    f1: float
+    objects: int
+    detections: int
+    truth: str
+    """The drawing as a data URI; so is ``predictions``."""
+    predictions: str
+
+
+def choose(image_f1: dict[int, float], each: int = 2, seed: int = 0) -> list[tuple[str, int]]:
+    """(group, position in ``image_f1``) of the ``each`` best, worst and random others by F1, no image twice."""
+    ranked = sorted(range(len(image_f1)), key=list(image_f1.values()).__getitem__, reverse=True)
+    best = ranked[:each]
+    worst = [position for position in ranked[::-1] if position not in best][:each]
+    rest = [position for position in ranked if position not in best + worst]
+    others = random.Random(seed).sample(rest, min(each, len(rest)))
+    groups = (("Best", best), ("Worst", worst), ("Random", others))
+    return [(group, position) for group, positions in groups for position in positions]
+
+
+def samples(result: EvaluationResult, dataset: TestSet, each: int = 2) -> list[Sample]:
+    """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point."""
+    image_ids = list(result.image_f1)  # in the order of the data set
+    threshold = result.operating_point.score
+    drawn = []
+    for group, position in choose(result.image_f1, each):
+        image, target = dataset[position]
+        image_id = image_ids[position]
+        records = [record for record in result.predictions if record["image_id"] == image_id]
+        output = output_of_records(records, dataset.label_to_category)
+        drawn.append(
+            Sample(
+                group=group,
+                name=str(dataset.coco.loadImgs([image_id])[0]["file_name"]),
+                f1=result.image_f1[image_id],
+                objects=len(target["boxes"]),
+                detections=int((output["scores"] >= threshold).sum()),
+                truth=_data_uri(draw_targets(image, target, dataset.class_names)),
+                predictions=_data_uri(
+                    draw_detections(image, output, dataset.class_names, score_threshold=threshold)
+                ),
+            )
+        )
+    return drawn
+
+
+def _data_uri(picture: Image.Image) -> str:
+    picture = picture.copy()
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

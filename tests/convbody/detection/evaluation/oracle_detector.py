@@ -1,0 +1,97 @@
+"""A detector that knows the answers, for tests of what is done with them; and a process group of such detectors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convbody.detection.data import CocoDataset, make_synthetic
+from convbody.detection.evaluation import evaluate
+from convbody.training.distributed import init_from_env, shutdown
+from registry import Config, load_cfg
+
+EVERYTHING = ["MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a data set of 7 pictures of circles, squares and triangles."""
+    folder = tmp_path_factory.mktemp("shapes")
+    make_synthetic(folder, images=7, size=96, seed=3)
+    return folder
+
+
+def shapes_config(folder: Path, *opts: Any) -> Config:
+    """A config whose test set "shapes" is the one in ``folder``."""
+    cfg = load_cfg(None, ["DATASETS.TEST", ("shapes",), "DATALOADER.NUM_WORKERS", 1, *opts])
+    cfg.DATASETS.CATALOG["shapes"] = {
+        "image_dir": str(folder / "images"),
+        "ann_file": str(folder / "annotations.json"),
+    }
+    return cfg
+
+
+def open_shapes(folder: Path, cfg: Config) -> CocoDataset:
+    return CocoDataset(
+        folder / "images",
+        folder / "annotations.json",
+        masks=cfg.MODEL.MASK_ON,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+    )
+
+
+class OracleDetector(nn.Module):
+    """Recognises the pictures of a data set and gives their ground truth, all of it or without some images."""
+
+    def __init__(self, dataset: CocoDataset, blind_to: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.blind_to = blind_to
+        samples = [dataset[index] for index in range(len(dataset))]
+        self.targets = {_fingerprint(image): (i, target) for i, (image, target) in enumerate(samples)}
+        self.batches: list[int] = []
+        self.autocast: list[torch.dtype | None] = []
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        assert not self.training
+        self.batches.append(len(images))
+        self.autocast.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return [self._detections(*self.targets[_fingerprint(image)]) for image in images]
+
+    def _detections(self, index: int, target: dict[str, Any]) -> dict[str, Tensor]:
+        keep = 0 if index in self.blind_to else len(target["boxes"])
+        found = {
+            "boxes": target["boxes"][:keep],
+            "labels": target["labels"][:keep],
+            "scores": torch.linspace(0.99, 0.7, max(1, keep))[:keep] - 0.01 * index,
+        }
+        if "masks" in target:
+            found["masks"] = target["masks"][:keep, None].float()
+        if "keypoints" in target:
+            found["keypoints"] = target["keypoints"][:keep]
+        return found
+
+
+def _fingerprint(image: Tensor) -> float:
+    weights = torch.linspace(0.5, 1.5, image.numel(), dtype=torch.float64)
+    return float((image.flatten().double() * weights).sum())
+
+
+def evaluate_in_group(rank: int, world_size: int, port: int, folder: Path, results: Any) -> None:
+    """One process of ``world_size``: evaluates the shapes and puts (rank, result, batches) into ``results``."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    init_from_env()
+    cfg = shapes_config(folder, "TEST.IMS_PER_BATCH", 4)
+    dataset = open_shapes(folder, cfg)
+    model = OracleDetector(dataset, blind_to=(1,))
+    results.put((rank, evaluate(model, dataset, cfg, "shapes"), model.batches))
+    shutdown()

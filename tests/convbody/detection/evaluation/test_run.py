@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import socket
+
+import pytest
+import torch
+from oracle_detector import EVERYTHING, OracleDetector, evaluate_in_group, open_shapes, shapes_config
+
+from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
+from registry import ConfigError, ConvbodyError
+
+
+def run(shapes, *opts, **oracle):
+    cfg = shapes_config(shapes, *opts)
+    dataset = open_shapes(shapes, cfg)
+    model = OracleDetector(dataset, **oracle)
+    return evaluate(model, dataset, cfg, "shapes"), model
+
+
+def test_the_whole_truth_scores_one_for_boxes_masks_and_keypoints(shapes):
+    result, _ = run(shapes, *EVERYTHING)
+    for task in ("bbox", "segm", "keypoints"):
+        assert result.metrics[f"{task}/AP"] == pytest.approx(1.0)
+        assert result.metrics[f"{task}/AP50"] == pytest.approx(1.0)
+    assert [row["class"] for row in result.per_class] == ["circle", "square", "triangle"]
+    assert sum(row["ground_truth"] for row in result.per_class) == len(result.predictions)
+    assert result.per_class[0]["segm/AP"] == pytest.approx(1.0)
+    assert result.images == 7
+    assert list(result.image_f1) == [1, 2, 3, 4, 5, 6, 7]
+    assert set(result.image_f1.values()) == {1.0}
+
+
+def test_an_unseen_image_costs_recall_and_its_own_f1(shapes):
+    result, _ = run(shapes, blind_to=(2, 5))
+    assert 0.3 < result.metrics["bbox/AP"] < 0.99
+    assert [image for image, f1 in result.image_f1.items() if f1 == 0.0] == [3, 6]
+    assert result.operating_point.precision == 1.0
+    assert result.operating_point.recall < 1.0
+
+
+def test_finding_nothing_is_zero_everywhere(shapes):
+    result, _ = run(shapes, *EVERYTHING, blind_to=tuple(range(7)))
+    assert result.predictions == []
+    assert set(result.metrics.values()) == {0.0}
+    assert "bbox       AP 0.000" in result.table()
+
+
+def test_proposals_are_scored_with_rpn_only(shapes):
+    result, _ = run(shapes, "MODEL.RPN_ONLY", True)
+    assert result.metrics["proposals/AR@100"] == pytest.approx(1.0)
+    assert result.metrics["proposals/AR@1000"] == pytest.approx(1.0)
+    assert all(name.startswith("proposals/") for name in result.metrics)
+    assert result.per_class[0].keys() == {"class", "ground_truth"}
+
+
+def test_batches_hold_the_configured_number_of_images(shapes):
+    assert run(shapes, "TEST.IMS_PER_BATCH", 3)[1].batches == [3, 3, 1]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", None), ("bfloat16", torch.bfloat16)])
+def test_precision_follows_the_config(shapes, name, dtype):
+    assert set(run(shapes, "DTYPE", name)[1].autocast) == {dtype}
+
+
+def test_evaluation_leaves_the_model_and_the_random_state_as_they_were(shapes):
+    cfg = shapes_config(shapes)
+    dataset = open_shapes(shapes, cfg)
+    model = OracleDetector(dataset).train()
+    before = torch.random.get_rng_state()
+    evaluate(model, dataset, cfg)
+    assert model.training
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_an_image_that_breaks_is_named(shapes, tmp_path):
+    import shutil
+
+    copy = tmp_path / "shapes"
+    shutil.copytree(shapes, copy)
+    cfg = shapes_config(copy)
+    dataset = open_shapes(copy, cfg)
+    model = OracleDetector(dataset)
+    (copy / "images" / "000004.png").write_bytes(b"no picture")
+    with pytest.raises(ConvbodyError, match="000004.png"):
+        evaluate(model, dataset, cfg)
+
+
+def test_cocos_own_table_goes_to_the_log_and_not_to_stdout(shapes, caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="convbody"):
+        run(shapes)
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in caplog.text
+    assert "triangle" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_files_hold_what_the_result_holds(shapes, tmp_path):
+    cfg = shapes_config(shapes, *EVERYTHING)
+    dataset = open_shapes(shapes, cfg)
+    results = evaluate_all(OracleDetector(dataset, blind_to=(1,)), cfg, tmp_path)
+    folder = tmp_path / "evaluation" / "shapes"
+    assert EvaluationResult.load(folder) == results["shapes"]
+    # The detections are a results file that pycocotools reads.
+    loaded = dataset.coco.loadRes(str(folder / "predictions.json"))
+    assert len(loaded.anns) == len(results["shapes"].predictions)
+    assert json.loads((folder / "metrics.json").read_text())["metrics"] == results["shapes"].metrics
+    with pytest.raises(ConvbodyError, match="no evaluation to read in .*elsewhere"):
+        EvaluationResult.load(tmp_path / "elsewhere")
+
+
+def test_metrics_of_several_data_sets_carry_their_names(shapes):
+    one, _ = run(shapes)
+    other = dataclasses.replace(one, dataset="other")
+    assert flat_metrics({"shapes": one}) == one.metrics
+    both = flat_metrics({"shapes": one, "other": other})
+    assert both["shapes/bbox/AP50"] == both["other/bbox/AP50"] == one.metrics["bbox/AP50"]
+
+
+def test_no_test_set_is_an_error_that_names_the_key(shapes):
+    cfg = shapes_config(shapes, "DATASETS.TEST", ())
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST"):
+        evaluate_all(OracleDetector(open_shapes(shapes, cfg)), cfg)
+
+
+@pytest.mark.parametrize("world_size", [2, 9])
+def test_every_process_gets_the_result_of_a_single_one(shapes, world_size):
+    processes = multiprocessing.get_context("fork")  # nothing here has started threads that would be missed
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = processes.Queue()
+    group = [
+        processes.Process(target=evaluate_in_group, args=(rank, world_size, port, shapes, results))
+        for rank in range(world_size)
+    ]
+    for process in group:
+        process.start()
+    outcomes = {rank: rest for rank, *rest in (results.get(timeout=60) for _ in group)}
+    for process in group:
+        process.join(timeout=20)
+        assert process.exitcode == 0
+    alone, _ = run(shapes, blind_to=(1,))
+    for result, _ in outcomes.values():
+        assert dataclasses.replace(result, seconds=0) == dataclasses.replace(alone, seconds=0)
+    assert sum(sum(batches) for _, batches in outcomes.values()) == 7  # each image once
+    assert max(max(batches, default=0) for _, batches in outcomes.values()) == (2 if world_size == 2 else 1)
