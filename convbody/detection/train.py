@@ -1,0 +1,105 @@
+"""``train_detector(cfg)``: data, detector, loop, evaluation and report of one run, put together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.weights import load_weights
+from convbody.detection.data import build_train_batches, check_class_count, train_datasets
+from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
+from convbody.detection.model import Detector, build_detector
+from convbody.detection.report import write_report
+from convbody.training import distributed
+from convbody.training.logging import setup_logging
+from convbody.training.loop import TrainResult, train
+from registry import Config
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+logger = logging.getLogger(__name__)
+
+
+def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
+    """Trains the detector that ``cfg`` describes and evaluates it on DATASETS.TEST, into OUTPUT_DIR.
+
+    The folder receives checkpoints, metrics.jsonl, the log, the last evaluation of each test set and
+    report.html. Each process of a distributed run calls this alike.
+
+    Raises:
+        ConvbodyError: anything a user can mend, before the first iteration wherever it can be known by then.
+    """
+    started = time.monotonic()
+    output_dir = Path(cfg.OUTPUT_DIR)
+    setup_logging(output_dir)
+    batches = build_train_batches(cfg)
+    _check_class_counts(cfg)
+    model = build_initial_detector(cfg)
+    latest: dict[str, EvaluationResult] = {}
+
+    def evaluate(module: nn.Module, iteration: int) -> dict[str, float]:
+        latest.update(evaluate_all(module, cfg, output_dir))
+        return flat_metrics(latest)
+
+    result = train(
+        cfg,
+        model,
+        batches,
+        losses=detector_losses,
+        batch_ids=image_ids,
+        output_dir=output_dir,
+        evaluate=evaluate if cfg.DATASETS.TEST else None,
+        stages=model.backbone.stages(),
+        resume=resume,
+    )
+    if latest and not result.interrupted and distributed.is_main():
+        logger.info("wrote %s", write_report(output_dir, cfg, latest, seconds=time.monotonic() - started))
+    return result
+
+
+def build_initial_detector(cfg: Config) -> Detector:
+    """The detector with the weights a run starts from: random ones by SEED, then those of MODEL.WEIGHT."""
+    torch.manual_seed(cfg.SEED)
+    model = build_detector(cfg)
+    if cfg.MODEL.WEIGHT:
+        report = load_weights(model, cfg.MODEL.WEIGHT, cfg)
+        if distributed.is_main():
+            logger.info("%s", report)
+    return model
+
+
+def detector_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The named losses of a batch, which is moved to the model's device."""
+    device = next(model.parameters()).device
+    images, targets = batch
+    moved = [
+        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
+        for target in targets
+    ]
+    losses: dict[str, Tensor] = model([image.to(device, non_blocking=True) for image in images], moved)
+    return losses
+
+
+def image_ids(batch: Batch) -> list[str]:
+    """The data set's ids of the images in a batch."""
+    return [str(int(target["image_id"])) for target in batch[1]]
+
+
+def _check_class_counts(cfg: Config) -> None:
+    key = class_count_key(cfg)
+    if key is not None:
+        for dataset in train_datasets(cfg):
+            check_class_count(cfg, key, dataset)
+
+
+def class_count_key(cfg: Config) -> str | None:
+    """The config key that holds the number of classes of the configured detector; None without classes."""
+    if cfg.MODEL.RPN_ONLY:
+        return None
+    if cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return "MODEL.RETINANET.NUM_CLASSES"
+    return "MODEL.FCOS.NUM_CLASSES" if cfg.MODEL.META_ARCHITECTURE == "FCOS" else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"

@@ -1,0 +1,1 @@
+"""TinyNet, an example of a backbone that lives outside convbody."""

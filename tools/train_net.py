@@ -1,0 +1,31 @@
+#!/usr/bin/env python
+"""Trains and evaluates a detector.
+
+    python tools/train_net.py --config-file configs/quickstart/trees.yaml [KEY VALUE ...]
+    python tools/train_net.py --config-file ... --resume
+    torchrun --nproc-per-node 4 tools/train_net.py --config-file ...
+"""
+
+from __future__ import annotations
+
+from convbody import cli
+
+
+def main() -> None:
+    parser = cli.common_parser(__doc__)
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate OUTPUT_DIR's checkpoint, train nothing")
+    args = cli.parse(parser)
+    cfg = cli.load_config(args)
+    if args.eval_only:
+        from convbody.detection.evaluation import evaluate_checkpoint
+
+        evaluate_checkpoint(cfg)
+    else:
+        from convbody.detection.train import train_detector
+
+        train_detector(cfg, resume=args.resume)
+
+
+if __name__ == "__main__":
+    cli.run(main)
