@@ -60,6 +60,5 @@ family_defaults(
         "INPUT.TO_BGR255": False,
         "INPUT.PIXEL_MEAN": IMAGENET_MEAN,
         "INPUT.PIXEL_STD": IMAGENET_STD,
-        "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256,
     },
 )

@@ -24,8 +24,8 @@ def resnet_defaults() -> dict[str, Any]:
         # Channels of the stem and of stage 1; every later stage doubles.
         "STEM_OUT_CHANNELS": 64,
         "RES2_OUT_CHANNELS": 256,
-        # Channels of every output of an FPN neck, whatever the body.
-        "BACKBONE_OUT_CHANNELS": 1024,
+        # Channels of every output of an FPN neck, whatever the body; the published default for ResNets is 1024.
+        "BACKBONE_OUT_CHANNELS": 256,
         # Which of stages 1 to 4 have deformable 3x3 convolutions, whether these are modulated (v2), and their groups.
         "STAGE_WITH_DCN": (False, False, False, False),
         "WITH_MODULATED_DCN": False,
@@ -33,7 +33,9 @@ def resnet_defaults() -> dict[str, Any]:
     }
 
 
-family_defaults("R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2})
+family_defaults(
+    "R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024}
+)
 
 # Basic blocks do not widen: stage 1 gives 64 channels. A neck of 1024 channels would outweigh such a body.
 _BASIC = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256}
