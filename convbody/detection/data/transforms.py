@@ -12,18 +12,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from convbody.detection.data.coco import Sample
+from convbody.detection.transform import resized_size
 from registry import Config, ConfigError
 
 _JITTERS = ("brightness", "contrast", "saturation", "hue")
-
-
-def resized_shape(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """(height, width) with a short side of ``short`` pixels, or less: the long one keeps to ``long``."""
-    least, most = min(height, width), max(height, width)
-    if most / least * short > long:
-        short = max(1, round(long * least / most))
-    other = min(long, int(short * most / least))
-    return (short, other) if height <= width else (other, short)
 
 
 class ResizeShortSide(nn.Module):
@@ -37,7 +29,7 @@ class ResizeShortSide(nn.Module):
         """Resize the image (bilinear, antialiased), and with it boxes, masks (nearest), points and areas."""
         short = self.short_sides[int(torch.randint(len(self.short_sides), ()))]
         height, width = functional.get_size(image)
-        shape = resized_shape(height, width, short, self.longest)
+        shape = resized_size(height, width, short, self.longest)
         if shape == (height, width):
             return image, target
         image, target = v2.Resize(list(shape), antialias=True)(image, target)
