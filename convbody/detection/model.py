@@ -35,10 +35,10 @@ class Detector(nn.Module):
                 for the heads that need them, masks uint8 (N, H, W), keypoints float (N, K, 3). N may be 0.
 
         Returns:
-            In training a dict of scalar losses. Otherwise, per image, a dict of boxes (D, 4) xyxy in pixels of
-            the image given, labels int64 (D,) from 1 and scores (D,) in [0, 1], best first; with a mask head,
-            masks (D, 1, H, W), probabilities; with a keypoint head, keypoints (D, K, 3) and keypoints_scores
-            (D, K).
+            In training a dict of scalar losses. Otherwise, per image, a dict, best detection first: boxes
+            (D, 4) xyxy in pixels of the image given, labels int64 (D,) from 1, scores (D,) in [0, 1]; with a
+            mask head masks (D, 1, H, W), probabilities; with a keypoint head keypoints (D, K, 3) and
+            keypoints_scores (D, K).
 
         Raises:
             InputError: an image or a target that cannot be used; says which one of the batch.

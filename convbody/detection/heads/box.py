@@ -52,10 +52,10 @@ class FPNXconv1fcFeatureExtractor(nn.Module):
             conv = nn.Conv2d(in_channels, width, 3, padding=dilation, dilation=dilation, bias=not node.USE_GN)
             nn.init.normal_(conv.weight, std=0.01)
             layers.append(conv)
-            if node.USE_GN:
-                layers.append(norm_from_cfg(cfg, "GN")(width))
-            else:
+            if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
+            else:
+                layers.append(norm_from_cfg(cfg, "GN")(width))
             layers.append(nn.ReLU())
             in_channels = width
         self.xconvs = nn.Sequential(*layers)

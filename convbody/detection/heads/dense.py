@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+
+from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from convbody.detection.heads.anchors import Anchors
 from convbody.detection.heads.numerics import full_precision
 from convbody.detection.inputs import Target
 from convbody.detection.model import Detector
@@ -12,7 +15,12 @@ from registry import Config, ConfigError
 
 
 class DenseDetector(Detector):
-    """The frame of RetinaNet and FCOS. There is no background class: labels count from 0 inside, 1 outside."""
+    """The frame of RetinaNet and FCOS. Labels count from 0 inside and from 1 outside: no background."""
+
+    head: nn.Module
+    anchor_generator: Anchors
+    postprocess_detections: Callable[..., list[dict[str, Tensor]]]  # torchvision's, as is the next
+    compute_loss: Callable[..., dict[str, Tensor]]
 
     def predict(self, features: list[Tensor]) -> dict[str, Tensor]:
         """The head's outputs, each (N, anchors, D), feature maps one after the other."""
@@ -25,14 +33,19 @@ class DenseDetector(Detector):
         anchors = self.anchor_generator(images, features)
         per_cell = self.anchor_generator.num_anchors_per_location()[0]
         counts = [feature.shape[2] * feature.shape[3] * per_cell for feature in features]
-        results: list[dict[str, Tensor]] = self.postprocess_detections(
+        results = self.postprocess_detections(
             {name: list(output.split(counts, dim=1)) for name, output in outputs.items()},
             [list(each.split(counts)) for each in anchors],
             images.image_sizes,
         )
-        for result in results:
-            result["labels"] = result["labels"] + 1
-        return results
+        return [_outside_view(result) for result in results]
+
+
+def _outside_view(result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Labels from 1, and without the boxes that lay beside the image and were cut to nothing."""
+    boxes = result["boxes"]
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return {"boxes": boxes[seen], "scores": result["scores"][seen], "labels": result["labels"][seen] + 1}
 
 
 def zero_based(targets: list[Target]) -> list[Target]:

@@ -9,6 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 from backbones import Backbone
 from convbody.detection.heads.anchors import Anchors
 from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, zero_based
+from convbody.detection.heads.options import class_count
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
 from registry import Config, ConfigError
@@ -22,6 +23,7 @@ class FCOS(DenseDetector, fcos.FCOS):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         refuse_region_heads(cfg)
         node, width = cfg.MODEL.FCOS, backbone.out_channels
+        classes = class_count(cfg, "MODEL.FCOS")
         if width % _NORM_GROUPS:
             raise ConfigError(
                 f"the towers of FCOS have {_NORM_GROUPS} norm groups; {width} channels do not divide by that",
@@ -30,10 +32,10 @@ class FCOS(DenseDetector, fcos.FCOS):
             )
         super().__init__(
             backbone,
-            node.NUM_CLASSES - 1,
+            classes - 1,
             # One square per cell, a stride wide: its centre is the point, its side the unit of the distances.
             anchor_generator=Anchors(backbone.strides, [(stride,) for stride in backbone.strides], (1.0,)),
-            head=fcos.FCOSHead(width, 1, node.NUM_CLASSES - 1, node.NUM_CONVS),
+            head=fcos.FCOSHead(width, 1, classes - 1, node.NUM_CONVS),
             center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
             score_thresh=node.INFERENCE_TH,
             nms_thresh=node.NMS_TH,
@@ -41,7 +43,7 @@ class FCOS(DenseDetector, fcos.FCOS):
             topk_candidates=node.PRE_NMS_TOP_N,
         )
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
-        self.needs = TargetNeeds(node.NUM_CLASSES)
+        self.needs = TargetNeeds(classes)
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """``loss_cls`` (focal), ``loss_box_reg`` (GIoU) and ``loss_centerness`` (cross-entropy)."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import mask_rcnn
 
 from backbones.layers.norm import norm_from_cfg
-from registry import Config
+from registry import Config, ConfigError
 
 
 class MaskRCNNFPNFeatureExtractor(mask_rcnn.MaskRCNNHeads):
@@ -26,6 +26,12 @@ class MaskRCNNC4Predictor(mask_rcnn.MaskRCNNPredictor):
     upscale = 2
 
     def __init__(self, cfg: Config, in_channels: int) -> None:
+        if not cfg.MODEL.ROI_MASK_HEAD.CONV_LAYERS:
+            raise ConfigError(
+                "this predictor is as wide as the last of CONV_LAYERS; give one or more",
+                "MODEL.ROI_MASK_HEAD.CONV_LAYERS",
+                cfg,
+            )
         hidden, classes = cfg.MODEL.ROI_MASK_HEAD.CONV_LAYERS[-1], cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
         super().__init__(in_channels, hidden, classes)
         nn.init.zeros_(self.conv5_mask.bias)
@@ -39,9 +45,11 @@ class MaskRCNNConv1x1Predictor(nn.Module):
 
     def __init__(self, cfg: Config, in_channels: int) -> None:
         super().__init__()
-        self.mask_fcn_logits = nn.Conv2d(in_channels, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, 1)
-        nn.init.kaiming_normal_(self.mask_fcn_logits.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.mask_fcn_logits.bias)
+        conv = nn.Conv2d(in_channels, cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, 1)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        self.mask_fcn_logits = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask logits."""

@@ -64,7 +64,8 @@ def _level_of(scale: float, backbone: Backbone, cfg: Config, key: str) -> int:
         if abs(scale * stride - 1) < 1e-3:
             return level
     raise ConfigError(
-        f"{cfg.MODEL.BACKBONE.CONV_BODY} has no feature map of scale {scale:g}; strides are {backbone.strides}",
+        f"{cfg.MODEL.BACKBONE.CONV_BODY} has no feature map of scale {scale:g}; "
+        f"its strides are {backbone.strides}",
         key,
         cfg,
     )

@@ -8,7 +8,8 @@ from torchvision.models.detection import generalized_rcnn
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
-from convbody.detection.heads.roi import build_roi_heads
+from convbody.detection.heads.options import class_count
+from convbody.detection.heads.roi import RoIHeads, build_roi_heads
 from convbody.detection.heads.rpn import RPN
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.model import Detector
@@ -29,7 +30,11 @@ def build_rcnn(cfg: Config, backbone: Backbone) -> Detector:
 class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
     """Proposals, then heads that classify, refine, segment and place keypoints (He et al. 2017)."""
 
+    rpn: RPN
+    roi_heads: RoIHeads
+
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        classes = class_count(cfg, "MODEL.ROI_BOX_HEAD")
         super().__init__(
             backbone,
             RPN(cfg, backbone),
@@ -37,7 +42,7 @@ class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
             DetectionTransform(cfg, backbone.size_divisibility),
         )
         self.needs = TargetNeeds(
-            cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES,
+            classes,
             masks=cfg.MODEL.MASK_ON,
             keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES if cfg.MODEL.KEYPOINT_ON else 0,
         )
@@ -54,8 +59,7 @@ class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
     def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of the second stage."""
         proposals, _ = self.rpn.propose(self.rpn(images, features), images.image_sizes)
-        detections: list[dict[str, Tensor]] = self.roi_heads.detect(features, proposals, images.image_sizes)
-        return detections
+        return self.roi_heads.detect(features, proposals, images.image_sizes)
 
 
 class ProposalNetwork(Detector):

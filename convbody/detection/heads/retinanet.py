@@ -13,6 +13,7 @@ from torchvision.ops import Conv2dNormActivation, sigmoid_focal_loss
 from backbones import Backbone
 from convbody.detection.heads.anchors import retinanet_anchors
 from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, zero_based
+from convbody.detection.heads.options import class_count, iou_thresholds
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
 from registry import Config
@@ -80,28 +81,30 @@ class RetinaNet(DenseDetector, retinanet.RetinaNet):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         refuse_region_heads(cfg)
         node = cfg.MODEL.RETINANET
+        classes = class_count(cfg, "MODEL.RETINANET")
         anchors = retinanet_anchors(cfg, backbone)
+        head = RetinaNetHead(cfg, backbone.out_channels, anchors.num_anchors_per_location()[0])
+        foreground, background = iou_thresholds(cfg, "MODEL.RETINANET")
         super().__init__(
             backbone,
-            node.NUM_CLASSES - 1,
+            classes - 1,
             anchor_generator=anchors,
-            head=RetinaNetHead(cfg, backbone.out_channels, anchors.num_anchors_per_location()[0]),
+            head=head,
             score_thresh=node.INFERENCE_TH,
             nms_thresh=node.NMS_TH,
             detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
-            fg_iou_thresh=node.FG_IOU_THRESHOLD,
-            bg_iou_thresh=node.BG_IOU_THRESHOLD,
+            fg_iou_thresh=foreground,
+            bg_iou_thresh=background,
             topk_candidates=node.PRE_NMS_TOP_N,
         )
-        self.box_coder = self.head.box_coder
+        self.box_coder = head.box_coder
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
-        self.needs = TargetNeeds(node.NUM_CLASSES)
+        self.needs = TargetNeeds(classes)
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """``loss_retina_cls`` and ``loss_retina_reg``."""
         anchors = self.anchor_generator(images, features)
-        losses: dict[str, Tensor] = self.compute_loss(zero_based(targets), self.predict(features), anchors)
-        return losses
+        return self.compute_loss(zero_based(targets), self.predict(features), anchors)
 
 
 def _tower(channels: int, count: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torchvision.models.detection import roi_heads
 
 from backbones import Backbone
 from convbody.detection.heads.numerics import full_precision
+from convbody.detection.heads.options import iou_thresholds
 from convbody.detection.heads.pooler import Pooler, build_pooler
 from convbody.detection.heads.registries import (
     BOX_FEATURE_EXTRACTORS,
@@ -48,7 +49,7 @@ def box_losses(
     """
     label = torch.cat(labels)
     positive = torch.where(label > 0)[0]
-    chosen = deltas.view(len(label), -1, 4)[positive, label[positive]]
+    chosen = deltas.view(*logits.shape, 4)[positive, label[positive]]
     target = torch.cat(regression)[positive].to(chosen)
     count = max(1, len(label))
     return {
@@ -62,12 +63,13 @@ class RoIHeads(roi_heads.RoIHeads):
 
     def __init__(self, cfg: Config, box: Branch, mask: Branch | None, keypoint: Branch | None) -> None:
         node = cfg.MODEL.ROI_HEADS
+        foreground, background = iou_thresholds(cfg, "MODEL.ROI_HEADS")
         super().__init__(
             box.pooler,
             box.extractor,
             box.predictor,
-            fg_iou_thresh=node.FG_IOU_THRESHOLD,
-            bg_iou_thresh=node.BG_IOU_THRESHOLD,
+            fg_iou_thresh=foreground,
+            bg_iou_thresh=background,
             batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,
             positive_fraction=node.POSITIVE_FRACTION,
             bbox_reg_weights=tuple(node.BBOX_REG_WEIGHTS),
@@ -117,7 +119,7 @@ class RoIHeads(roi_heads.RoIHeads):
     def detect(
         self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """Per image boxes, labels, scores, masks (D, 1, M, M) inside the boxes, keypoints and their scores."""
+        """Per image boxes, labels, scores, masks (D, 1, M, M) inside the boxes, keypoints with scores."""
         logits, deltas = self._predict_boxes(self.box_head(self.box_roi_pool(features, proposals, sizes)))
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, sizes)
         results = [

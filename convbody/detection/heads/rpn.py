@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from backbones import Backbone
 from convbody.detection.heads.anchors import rpn_anchors
 from convbody.detection.heads.numerics import full_precision
+from convbody.detection.heads.options import iou_thresholds
 from convbody.detection.heads.registries import RPN_HEADS
 from registry import Config, lookup
 
@@ -47,18 +48,19 @@ class RPN(RegionProposalNetwork):
         rpn = cfg.MODEL.RPN
         anchors = rpn_anchors(cfg, backbone)
         head = lookup(RPN_HEADS, cfg, "MODEL.RPN.RPN_HEAD")
+        foreground, background = iou_thresholds(cfg, "MODEL.RPN")
         super().__init__(
             anchors,
             head(cfg, backbone.out_channels, anchors.num_anchors_per_location()[0]),
-            fg_iou_thresh=rpn.FG_IOU_THRESHOLD,
-            bg_iou_thresh=rpn.BG_IOU_THRESHOLD,
+            fg_iou_thresh=foreground,
+            bg_iou_thresh=background,
             batch_size_per_image=rpn.BATCH_SIZE_PER_IMAGE,
             positive_fraction=rpn.POSITIVE_FRACTION,
             pre_nms_top_n={"training": rpn.PRE_NMS_TOP_N_TRAIN, "testing": rpn.PRE_NMS_TOP_N_TEST},
             post_nms_top_n={"training": rpn.POST_NMS_TOP_N_TRAIN, "testing": rpn.POST_NMS_TOP_N_TEST},
             nms_thresh=rpn.NMS_THRESH,
         )
-        self.min_size = max(float(rpn.MIN_SIZE), self.min_size)
+        self.min_size = max(float(rpn.MIN_SIZE), 1e-3)  # a side of nothing has no logarithm
         self.straddle_thresh = rpn.STRADDLE_THRESH
         self.total_top_n = {"training": rpn.FPN_POST_NMS_TOP_N_TRAIN, "testing": rpn.FPN_POST_NMS_TOP_N_TEST}
         self.total_per_batch = rpn.FPN_POST_NMS_PER_BATCH
