@@ -80,7 +80,11 @@ def draw_detections(
                 if visibility > 0:
                     _dot(draw, x * scale, y * scale, colour, 2.2 * line)
     names = [_class_name(label, class_names) if len(class_names) != 1 else "" for label in labels]
-    scores = [f"{score:.2f}" for score in output["scores"][keep].tolist()] if "scores" in output else [""] * len(names)
+    scores = (
+        [f"{score:.2f}" for score in output["scores"][keep].tolist()]
+        if "scores" in output
+        else [""] * len(names)
+    )
     texts = [f"{name} {score}".strip() for name, score in zip(names, scores, strict=True)]
     _write_labels(draw, canvas.size, boxes, texts, colours, line)
     return canvas

@@ -72,7 +72,13 @@ def detect(
                 last_line = time.monotonic()
                 rate = len(found) / (last_line - started)
                 left = (len(indices) - len(found)) / rate
-                log.info("evaluation: %d/%d images, %.1f images/s, %.0f s left", len(found), len(indices), rate, left)
+                log.info(
+                    "evaluation: %d/%d images, %.1f images/s, %.0f s left",
+                    len(found),
+                    len(indices),
+                    rate,
+                    left,
+                )
     finally:
         model.train(was_training)
     return found
@@ -88,13 +94,19 @@ def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> lis
     with torch.no_grad(), torch.autocast(images[0].device.type, dtype if low else None, enabled=low):
         outputs = model(images)
     return [
-        {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in output.items()}
+        {
+            name: (value.float() if value.is_floating_point() else value).cpu()
+            for name, value in output.items()
+        }
         for output in outputs
     ]
 
 
 def coco_records(
-    output: Mapping[str, Tensor], image_id: int, label_to_category: Mapping[int, int], mask_threshold: float = 0.5
+    output: Mapping[str, Tensor],
+    image_id: int,
+    label_to_category: Mapping[int, int],
+    mask_threshold: float = 0.5,
 ) -> list[Record]:
     """One detector output (torchvision's convention) as COCO results.
 
@@ -118,16 +130,17 @@ def coco_records(
         for record, mask in zip(records, output["masks"], strict=True):
             binary = np.asfortranarray((mask[0] > mask_threshold).numpy().astype(np.uint8))
             runs = coco_mask.encode(binary)
-            record["segmentation"] = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
+            record["segmentation"] = {
+                "size": [int(side) for side in runs["size"]],
+                "counts": runs["counts"].decode(),
+            }
     if "keypoints" in output:
         for record, keypoints in zip(records, output["keypoints"], strict=True):
             record["keypoints"] = [round(value, 3) for value in keypoints.flatten().tolist()]
     return records
 
 
-def output_of_records(
-    records: Sequence[Record], label_to_category: Mapping[int, int]
-) -> dict[str, Tensor]:
+def output_of_records(records: Sequence[Record], label_to_category: Mapping[int, int]) -> dict[str, Tensor]:
     """The inverse of ``coco_records``: the detector output that COCO results of one image were made from."""
     labels = {category: label for label, category in label_to_category.items()}
     boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)

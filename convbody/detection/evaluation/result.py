@@ -50,7 +50,9 @@ class EvaluationResult:
             numbers = json.loads((folder / "metrics.json").read_text())
             predictions = json.loads((folder / "predictions.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise ConvbodyError(f"no evaluation to read in {folder}: {error}; run tools/test_net.py") from error
+            raise ConvbodyError(
+                f"no evaluation to read in {folder}: {error}; run tools/test_net.py"
+            ) from error
         numbers["operating_point"] = OperatingPoint(**numbers["operating_point"])
         numbers["image_f1"] = {int(image_id): f1 for image_id, f1 in numbers["image_f1"].items()}
         return cls(**numbers, predictions=predictions)
@@ -61,11 +63,15 @@ class EvaluationResult:
         lines = [f"{self.dataset}: {self.images} images in {self.seconds:.1f} s"]
         for task in tasks:
             values = {n.split("/")[1]: v for n, v in self.metrics.items() if n.startswith(f"{task}/")}
-            lines.append(f"  {task:<10} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
+            lines.append(
+                f"  {task:<10} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            )
         columns = [name for name in (self.per_class[0] if self.per_class else {}) if "/" in name]
         if columns:
             width = max(len("class"), *(len(row["class"]) for row in self.per_class))
-            lines.append(f"  {'class':<{width}}  {'objects':>7}" + "".join(f"  {name:>14}" for name in columns))
+            lines.append(
+                f"  {'class':<{width}}  {'objects':>7}" + "".join(f"  {name:>14}" for name in columns)
+            )
             for row in self.per_class:
                 cells = "".join(f"  {_cell(row[name]):>14}" for name in columns)
                 lines.append(f"  {row['class']:<{width}}  {row['ground_truth']:>7}" + cells)

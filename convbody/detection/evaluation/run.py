@@ -55,7 +55,9 @@ def evaluate(model: nn.Module, dataset: TestSet, cfg: Config, name: str = "test"
     return result
 
 
-def evaluate_all(model: nn.Module, cfg: Config, output_dir: Path | None = None) -> dict[str, EvaluationResult]:
+def evaluate_all(
+    model: nn.Module, cfg: Config, output_dir: Path | None = None
+) -> dict[str, EvaluationResult]:
     """``evaluate`` on each of DATASETS.TEST: name -> result. Called on all ranks.
 
     With ``output_dir``, the main process writes metrics and detections to ``output_dir/evaluation/<name>/``.
@@ -79,7 +81,9 @@ def flat_metrics(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
     """The metrics of all results in one dict: "bbox/AP" of a single one, "<data set>/bbox/AP" of several."""
     if len(results) == 1:
         return dict(next(iter(results.values())).metrics)
-    return {f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()}
+    return {
+        f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()
+    }
 
 
 def tasks_of(cfg: Config) -> list[str]:

@@ -29,7 +29,12 @@ Record = dict[str, Any]
 _COCO_SIGMAS = Params("keypoints").kpt_oks_sigmas
 _SIZES = {"small": "s", "medium": "m", "large": "l"}
 _WHAT_TO_KEEP = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
-_MAX_DETECTIONS = {"bbox": [1, 10, 100], "segm": [1, 10, 100], "keypoints": [20], "proposals": [10, 100, 1000]}
+_MAX_DETECTIONS = {
+    "bbox": [1, 10, 100],
+    "segm": [1, 10, 100],
+    "keypoints": [20],
+    "proposals": [10, 100, 1000],
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ def score(
     """
     kept = _WHAT_TO_KEEP[task]
     found = [
-        {key: record[key] for key in ("image_id", "category_id", "score", kept)} for record in records if kept in record
+        {key: record[key] for key in ("image_id", "category_id", "score", kept)}
+        for record in records
+        if kept in record
     ]
     sigmas = keypoint_sigmas(ground_truth, category_ids)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -220,7 +227,8 @@ def _per_class(scorer: COCOeval, category_ids: Sequence[int]) -> list[dict[str, 
     positions = [scorer.params.catIds.index(category) for category in category_ids]
     at_50 = _at_iou(scorer, 0.50)
     return [
-        {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[at_50, :, k, 0, -1])} for k in positions
+        {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[at_50, :, k, 0, -1])}
+        for k in positions
     ]
 
 

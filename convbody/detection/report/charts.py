@@ -10,8 +10,8 @@ from html import escape
 COLOURS = ("#1f5fbf", "#c4501b", "#2c7a4b", "#8a3fa8", "#8c6d1f", "#0f7f8c", "#b5305f", "#5b6470")
 _DASHES = ("", "6 4", "2 3", "9 3 2 3")
 
-_WIDTH, _HEIGHT = 480, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 14, 44
+_WIDTH, _HEIGHT = 400, 262
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 22, 12, 46
 _MOST_POINTS = 240
 
 
@@ -31,19 +31,20 @@ def style(index: int) -> tuple[str, str]:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, x_label: str, y_label: str, y_range: tuple[float, float] | None = None
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    y_range: tuple[float, float] | None = None,
 ) -> str:
     """An SVG element of the lines over two labelled axes; ``title`` is its text for who cannot see it.
 
     Without ``y_range`` the axis holds all values and 0. Long lines are thinned to means of neighbours.
     """
     lines = [_thinned(line) for line in series]
-    xs = [x for line in lines for x in line.xs]
-    x_ticks = _ticks(min(xs), max(xs))
-    low, high = y_range or (min(0.0, *(y for line in lines for y in line.ys)), max(y for line in lines for y in line.ys))
-    y_ticks = _ticks(low, high)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
-    y_low, y_high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+    x_low, x_high = _range([x for line in lines for x in line.xs])
+    y_low, y_high = y_range or _range([0.0, *(y for line in lines for y in line.ys)])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low)
@@ -54,18 +55,20 @@ def line_chart(
         )
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
-    for tick in y_ticks:
+    for tick in _ticks(y_low, y_high):
         x, y = place(x_low, tick)
         parts.append(f'<path class="grid" d="M{x} {y}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{x - 7}" y="{y + 4}" text-anchor="end">{_number(tick)}</text>')
-    for tick in x_ticks:
+    for tick in _ticks(x_low, x_high):
         x, y = place(tick, y_low)
         parts.append(f'<path class="axis" d="M{x} {y}v5"/>')
         parts.append(f'<text x="{x}" y="{y + 19}" text-anchor="middle">{_number(tick)}</text>')
     left, bottom = place(x_low, y_low)
     parts.append(f'<path class="axis" d="M{left} {bottom}H{_WIDTH - _RIGHT}"/>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="label" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     parts.append(
         f'<text class="label" transform="translate(13 {(_TOP + _HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
         f'text-anchor="middle">{escape(y_label)}</text>'
@@ -98,15 +101,20 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the largest value, and never of no length."""
+    low, high = min(values), max(values)
+    return low, high if high > low else low + 1.0
+
+
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five of them, that cover ``low`` to ``high`` from inside."""
-    span = (high - low) or abs(high) or 1.0
-    raw = span / 5
+    """Round numbers, about five of them, from ``low`` to ``high``."""
+    raw = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, max(first, last) + 1)]
+    return [index * step for index in range(first, last + 1)]
 
 
 def _number(value: float) -> str:

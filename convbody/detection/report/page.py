@@ -67,6 +67,7 @@ def write_report(
 def _template() -> jinja2.Template:
     folder = files(__package__)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.globals["count"] = _count
     environment.globals["style"] = folder.joinpath("style.css").read_text(encoding="utf-8")
     return environment.from_string(folder.joinpath("template.html").read_text(encoding="utf-8"))
 
@@ -90,7 +91,9 @@ def _headline(result: EvaluationResult) -> list[dict[str, str]]:
         point = result.operating_point
         note = f"at score {point.score:.2f}, the best F1 ({point.f1:.2f})"
         cards.append({"name": "Precision", "value": f"{point.precision:.2f}", "note": note})
-        cards.append({"name": "Recall", "value": f"{point.recall:.2f}", "note": "at the same score, IoU 0.50"})
+        cards.append(
+            {"name": "Recall", "value": f"{point.recall:.2f}", "note": "at the same score, IoU 0.50"}
+        )
     return cards
 
 
@@ -108,7 +111,10 @@ def _dataset_section(cfg: Config, name: str, result: EvaluationResult) -> dict[s
         "curves": [_precision_recall(task, curves) for task, curves in result.curves.items()],
         "columns": columns,
         "rows": [
-            {"name": _TASKS[task], "cells": [_cell(result.metrics.get(f"{task}/{column}")) for column in columns]}
+            {
+                "name": _TASKS[task],
+                "cells": [_cell(result.metrics.get(f"{task}/{column}")) for column in columns],
+            }
             for task in tasks
         ],
         "class_columns": [f"{_TASKS[key.split('/')[0]]} {key.split('/')[1]}" for key in class_columns],
@@ -125,11 +131,19 @@ def _dataset_section(cfg: Config, name: str, result: EvaluationResult) -> dict[s
 
 
 def _precision_recall(task: str, curves: Mapping[str, list[float]]) -> Chart:
-    lines = [Series(f"IoU {iou}", _RECALLS, precision, strong=iou == "0.50") for iou, precision in curves.items()]
-    chart = chart_of(f"{_TASKS[task]}: precision and recall", lines, "recall", "precision", y_range=(0.0, 1.0))
+    lines = [
+        Series(f"IoU {iou}", _RECALLS, precision, strong=iou == "0.50") for iou, precision in curves.items()
+    ]
+    chart = chart_of(
+        f"{_TASKS[task]}: precision and recall", lines, "recall", "precision", y_range=(0.0, 1.0)
+    )
     for entry, line in zip(chart.legend, lines, strict=True):
         entry["value"] = f"AP {sum(line.ys) / len(line.ys):.3f}"
     return chart
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _cell(value: float | None) -> str:
@@ -170,6 +184,8 @@ def _versions() -> list[str]:
     for package in ("convbody", "torch", "torchvision", "timm", "pycocotools"):
         try:
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:  # not installed: timm is optional, and convbody may run from its source tree
+        except (
+            PackageNotFoundError
+        ):  # not installed: timm is optional, and convbody may run from its source tree
             continue
     return found

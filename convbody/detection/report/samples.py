@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -13,7 +14,7 @@ from convbody.detection.evaluation.inference import TestSet, output_of_records
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.visualize import draw_detections, draw_targets
 
-_LONGEST_SIDE = 760  # pixels of an image in the report
+_SMALLEST_SIDE, _LONGEST_SIDE = 560, 760  # pixels of an image in the report
 _JPEG_QUALITY = 82
 
 
@@ -32,13 +33,19 @@ class Sample:
     predictions: str
 
 
-def choose(image_f1: dict[int, float], each: int = 2, seed: int = 0) -> list[tuple[str, int]]:
-    """(group, position in ``image_f1``) of the ``each`` best, worst and random others by F1, no image twice."""
-    ranked = sorted(range(len(image_f1)), key=list(image_f1.values()).__getitem__, reverse=True)
-    best = ranked[:each]
-    worst = [position for position in ranked[::-1] if position not in best][:each]
-    rest = [position for position in ranked if position not in best + worst]
-    others = random.Random(seed).sample(rest, min(each, len(rest)))
+def choose(
+    f1: Sequence[float], objects: Sequence[int], each: int = 2, seed: int = 0
+) -> list[tuple[str, int]]:
+    """(group, position) of the ``each`` best, worst and random others by F1, no image twice.
+
+    Of equally good ones those with more ``objects`` are taken: they show more.
+    """
+    everything = range(len(f1))
+    best = sorted(everything, key=lambda position: (-f1[position], -objects[position]))[:each]
+    left = [position for position in everything if position not in best]
+    worst = sorted(left, key=lambda position: (f1[position], -objects[position]))[:each]
+    left = [position for position in left if position not in worst]
+    others = random.Random(seed).sample(left, min(each, len(left)))
     groups = (("Best", best), ("Worst", worst), ("Random", others))
     return [(group, position) for group, positions in groups for position in positions]
 
@@ -46,9 +53,10 @@ def choose(image_f1: dict[int, float], each: int = 2, seed: int = 0) -> list[tup
 def samples(result: EvaluationResult, dataset: TestSet, each: int = 2) -> list[Sample]:
     """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point."""
     image_ids = list(result.image_f1)  # in the order of the data set
-    threshold = result.operating_point.score
+    names, threshold = dataset.class_names, result.operating_point.score
     drawn = []
-    for group, position in choose(result.image_f1, each):
+    objects = [len(dataset.coco.getAnnIds(imgIds=[image_id])) for image_id in image_ids]
+    for group, position in choose(list(result.image_f1.values()), objects, each):
         image, target = dataset[position]
         image_id = image_ids[position]
         records = [record for record in result.predictions if record["image_id"] == image_id]
@@ -60,9 +68,11 @@ def samples(result: EvaluationResult, dataset: TestSet, each: int = 2) -> list[S
                 f1=result.image_f1[image_id],
                 objects=len(target["boxes"]),
                 detections=int((output["scores"] >= threshold).sum()),
-                truth=_data_uri(draw_targets(image, target, dataset.class_names)),
+                truth=_data_uri(draw_targets(image, target, names, smallest_side=_SMALLEST_SIDE)),
                 predictions=_data_uri(
-                    draw_detections(image, output, dataset.class_names, score_threshold=threshold)
+                    draw_detections(
+                        image, output, names, score_threshold=threshold, smallest_side=_SMALLEST_SIDE
+                    )
                 ),
             )
         )

@@ -38,7 +38,9 @@ def test_a_box_is_framed_in_the_colour_of_its_class():
 def test_low_scores_are_left_out():
     quiet = draw_detections(GREY, output([[100, 200, 300, 400]], scores=[0.4]), ["a", "b"])
     assert not changed(quiet).any()
-    assert changed(draw_detections(GREY, output([[100, 200, 300, 400]], scores=[0.4]), "ab", score_threshold=0.4)).any()
+    assert changed(
+        draw_detections(GREY, output([[100, 200, 300, 400]], scores=[0.4]), "ab", score_threshold=0.4)
+    ).any()
 
 
 def test_nothing_to_draw_leaves_the_picture():
@@ -66,7 +68,9 @@ def test_a_label_beyond_the_names_is_a_number_not_an_error():
     assert changed(draw_detections(GREY, output([[100, 200, 300, 400]], [7]), ["a", "b"])).any()
 
 
-@pytest.mark.parametrize("box", [[0, 0, 30, 30], [570, 470, 600, 500], [-50, -50, 700, 600], [40, 40, 40, 40]])
+@pytest.mark.parametrize(
+    "box", [[0, 0, 30, 30], [570, 470, 600, 500], [-50, -50, 700, 600], [40, 40, 40, 40]]
+)
 def test_boxes_at_and_over_the_edge_are_drawn(box):
     assert changed(draw_detections(GREY, output([box]), ["a", "b"])).any()
 
@@ -104,7 +108,9 @@ def test_lines_grow_with_the_image():
 def test_image_forms_are_equal():
     found = output([[100, 200, 300, 400]])
     as_bytes = torch.full((3, 500, 600), 128, dtype=torch.uint8)
-    drawn = [draw_detections(image, found, ["a"]) for image in (GREY, as_bytes, Image.new("L", (600, 500), 128))]
+    drawn = [
+        draw_detections(image, found, ["a"]) for image in (GREY, as_bytes, Image.new("L", (600, 500), 128))
+    ]
     assert drawn[0].tobytes() == drawn[1].tobytes() == drawn[2].tobytes()
 
 

@@ -29,10 +29,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shapes_config(folder: Path, *opts: Any) -> Config:
     """A config whose test set "shapes" is the one in ``folder``."""
     cfg = load_cfg(None, ["DATASETS.TEST", ("shapes",), "DATALOADER.NUM_WORKERS", 1, *opts])
-    cfg.DATASETS.CATALOG["shapes"] = {
-        "image_dir": str(folder / "images"),
-        "ann_file": str(folder / "annotations.json"),
-    }
+    place = {"image_dir": str(folder / "images"), "ann_file": str(folder / "annotations.json")}
+    cfg.DATASETS.CATALOG["shapes"] = Config(place)
     return cfg
 
 

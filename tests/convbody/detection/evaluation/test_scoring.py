@@ -69,7 +69,10 @@ def test_boxes_of_the_wrong_class_are_wrong():
     result = score(truth(boxes, "ab"), swapped, "bbox", [1, 2], [1, 2])
     assert result.metrics["AP"] == 0.0
     half = score(truth(boxes, "ab"), [found(1, 1, MEDIUM, 0.9), swapped[1]], "bbox", [1, 2], [1, 2])
-    assert half.per_class == [{"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)}, {"AP": 0.0, "AP50": 0.0}]
+    assert half.per_class == [
+        {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)},
+        {"AP": 0.0, "AP50": 0.0},
+    ]
     assert half.metrics["AP"] == pytest.approx(0.5)
 
 
@@ -146,7 +149,9 @@ def test_masks_are_scored_as_masks():
     pixels = np.zeros((400, 400), dtype=np.uint8, order="F")
     pixels[50:110, 50:80] = 1  # half of the square: IoU 0.5
     runs = coco_mask.encode(pixels)
-    detection = found(1, 1, MEDIUM, 0.9, segmentation={"size": runs["size"], "counts": runs["counts"].decode()})
+    detection = found(
+        1, 1, MEDIUM, 0.9, segmentation={"size": runs["size"], "counts": runs["counts"].decode()}
+    )
     coco = truth([(1, 1, MEDIUM, {"segmentation": square})])
     assert score(coco, [detection], "bbox", [1, 2], [1]).metrics["AP"] == pytest.approx(1.0)
     assert score(coco, [detection], "segm", [1, 2], [1]).metrics["AP"] == pytest.approx(0.1)
@@ -179,9 +184,13 @@ def test_keypoints_follow_the_object_keypoint_similarity():
     area = 3600.0
     annotation = (1, 1, MEDIUM, {"keypoints": person([60, 90]), "area": area})
     exact = found(1, 1, MEDIUM, 0.9, keypoints=person([60, 90], 1))
-    assert score(truth([annotation], **names), [exact], "keypoints", [1, 2], [1]).metrics["AP"] == pytest.approx(1.0)
+    assert score(truth([annotation], **names), [exact], "keypoints", [1, 2], [1]).metrics[
+        "AP"
+    ] == pytest.approx(1.0)
     # one keypoint off by d: OKS = (1 + exp(-d^2 / (2 s^2 k^2))) / 2 with s^2 the area and k = 2 sigma
-    distance = (2 * area * 0.2**2 * -np.log(0.44)) ** 0.5  # OKS 0.72: right at 0.50, 0.55, 0.60, 0.65 and 0.70
+    distance = (
+        2 * area * 0.2**2 * -np.log(0.44)
+    ) ** 0.5  # OKS 0.72: right at 0.50, 0.55, 0.60, 0.65 and 0.70
     off = found(1, 1, MEDIUM, 0.9, keypoints=person([60, 90 + distance], 1))
     result = score(truth([annotation], **names), [off], "keypoints", [1, 2], [1])
     assert result.metrics["AP"] == pytest.approx(0.5)
@@ -196,7 +205,10 @@ def test_objects_without_keypoints_are_not_missed_keypoints():
 
 
 def test_sigmas_come_from_the_file_then_from_coco_then_their_mean():
-    assert keypoint_sigmas(truth([], keypoints=["a", "b"], keypoint_sigmas=[0.1, 0.2]), [1]).tolist() == [0.1, 0.2]
+    assert keypoint_sigmas(truth([], keypoints=["a", "b"], keypoint_sigmas=[0.1, 0.2]), [1]).tolist() == [
+        0.1,
+        0.2,
+    ]
     person_sigmas = keypoint_sigmas(truth([], keypoints=[str(i) for i in range(17)]), [1])
     assert person_sigmas[[0, 1, 11]] == pytest.approx([0.026, 0.025, 0.107])
     assert keypoint_sigmas(truth([], keypoints=["a", "b"]), [1]) == pytest.approx([0.0669, 0.0669], abs=1e-4)
