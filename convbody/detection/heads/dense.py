@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
@@ -17,6 +18,7 @@ from registry import Config, ConfigError
 class DenseDetector(Detector):
     """The frame of RetinaNet and FCOS. Labels count from 0 inside and from 1 outside: no background."""
 
+    limit: int  # detections per image
     head: nn.Module
     anchor_generator: Anchors
     postprocess_detections: Callable[..., list[dict[str, Tensor]]]  # torchvision's, as is the next
@@ -38,14 +40,13 @@ class DenseDetector(Detector):
             [list(each.split(counts)) for each in anchors],
             images.image_sizes,
         )
-        return [_outside_view(result) for result in results]
+        return [self._finish(result) for result in results]
 
-
-def _outside_view(result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Labels from 1, and without the boxes that lay beside the image and were cut to nothing."""
-    boxes = result["boxes"]
-    seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return {"boxes": boxes[seen], "scores": result["scores"][seen], "labels": result["labels"][seen] + 1}
+    def _finish(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The best of one image. Boxes that lay in the padding, and were cut to nothing, take no place."""
+        boxes = result["boxes"]
+        seen = torch.where((boxes[:, 2:] > boxes[:, :2]).all(dim=1))[0][: self.limit]
+        return {"boxes": boxes[seen], "scores": result["scores"][seen], "labels": result["labels"][seen] + 1}
 
 
 def zero_based(targets: list[Target]) -> list[Target]:

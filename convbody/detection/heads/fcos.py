@@ -39,9 +39,10 @@ class FCOS(DenseDetector, fcos.FCOS):
             center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
             score_thresh=node.INFERENCE_TH,
             nms_thresh=node.NMS_TH,
-            detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
+            detections_per_img=None,  # detect() counts
             topk_candidates=node.PRE_NMS_TOP_N,
         )
+        self.limit = cfg.TEST.DETECTIONS_PER_IMG
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
         self.needs = TargetNeeds(classes)
 

@@ -92,12 +92,13 @@ class RetinaNet(DenseDetector, retinanet.RetinaNet):
             head=head,
             score_thresh=node.INFERENCE_TH,
             nms_thresh=node.NMS_TH,
-            detections_per_img=cfg.TEST.DETECTIONS_PER_IMG,
+            detections_per_img=None,  # detect() counts
             fg_iou_thresh=foreground,
             bg_iou_thresh=background,
             topk_candidates=node.PRE_NMS_TOP_N,
         )
         self.box_coder = head.box_coder
+        self.limit = cfg.TEST.DETECTIONS_PER_IMG
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
         self.needs = TargetNeeds(classes)
 
