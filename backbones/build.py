@@ -16,7 +16,8 @@ CONV_BODY = "MODEL.BACKBONE.CONV_BODY"
 
 
 class Neck(Protocol):
-    """What a neck builder ``(cfg, feature_info of the body) -> module`` gives: a module with these two members.
+    """What a neck builder ``(cfg, feature_info of the body) -> module`` gives: a module with these two
+    members.
 
     It may also say in ``used`` which of the body's features it reads; without it, all.
     """
@@ -29,7 +30,7 @@ class Neck(Protocol):
 
 
 class BodyAndNeck(Backbone):
-    """A body and, under the published name ``fpn``, the neck on top of it. Its stages are those of the body."""
+    """A body and, under the published name ``fpn``, the neck on it. Its stages are those of the body."""
 
     def __init__(self, body: Backbone, neck: Neck | None) -> None:
         super().__init__()

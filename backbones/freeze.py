@@ -13,9 +13,9 @@ FREEZE_KEY = "MODEL.BACKBONE.FREEZE_CONV_BODY_AT"
 def freeze(backbone: Backbone, at: int, cfg: Config | None = None) -> None:
     """Freezes the first ``at`` stages: 1 is the stem, n the stem and n - 1 stages; 0 or less freezes nothing.
 
-    A frozen stage has no gradients, its normalisation statistics do not move, and nothing of it is kept for the
-    backward pass. Freeze before wrapping in DistributedDataParallel. ``cfg`` only tells the error where ``at``
-    was set.
+    A frozen stage has no gradients, its normalisation statistics do not move, and nothing of it is kept for
+    the backward pass. Freeze before wrapping in DistributedDataParallel. ``cfg`` only tells the error where
+    ``at`` was set.
 
     Raises:
         ConfigError: ``at`` is beyond the last stage.

@@ -38,8 +38,8 @@ class FeatureInfo:
 class Backbone(nn.Module):
     """Turns images (N, 3, H, W) into a list of feature maps, finest first.
 
-    A subclass sets ``feature_info``, one entry per output, and defines ``forward``. An output is named after the
-    stage that gives it; any image size works, and a feature at stride s is ceil(H / s) by ceil(W / s).
+    A subclass sets ``feature_info``, one entry per output, and defines ``forward``. An output is named after
+    the stage that gives it; any image size works, and a feature at stride s is ceil(H / s) by ceil(W / s).
     """
 
     feature_info: tuple[FeatureInfo, ...]
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         return max(self.strides)
 
     def train(self, mode: bool = True) -> Backbone:
-        """As nn.Module.train, except that frozen stages stay in evaluation mode: their statistics stand still."""
+        """As nn.Module.train, but frozen stages stay in evaluation mode: their statistics stand still."""
         super().train(mode)
         for _, modules in self.stages()[: self.frozen_stages]:
             for module in modules:

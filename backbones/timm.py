@@ -25,9 +25,9 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_im
 class TimmBody(Backbone):
     """A timm feature extractor with our contract.
 
-    Images are padded with zeros at the right and bottom to a multiple of the coarsest stride, and features are
-    cut to ceil(H / stride) by ceil(W / stride): patch embeddings, windows and branches that meet again need
-    sides that divide. Features of channels-last models are given as (N, C, H, W).
+    Images are padded with zeros at the right and bottom to a multiple of the coarsest stride, and features
+    are cut to ceil(H / stride) by ceil(W / stride): patch embeddings, windows and branches that meet again
+    need sides that divide. Features of channels-last models are given as (N, C, H, W).
 
     Args:
         net: what ``timm.create_model(..., features_only=True)`` gives.
@@ -56,12 +56,12 @@ class TimmBody(Backbone):
         try:
             features: list[Tensor] = self.net(x)
         except (AssertionError, RuntimeError) as error:
-            trained_at = tuple(self.net.pretrained_cfg["input_size"][-2:])  # type: ignore[index, union-attr]
+            trained_at = tuple(self.net.pretrained_cfg["input_size"][-2:])  # type: ignore[index]
             if isinstance(error, torch.OutOfMemoryError) or tuple(x.shape[-2:]) == trained_at:
                 raise
             raise ConfigError(
-                f"this timm model does not take images of {x.shape[-2]}x{x.shape[-1]} (height, width), only of "
-                f"{trained_at[0]}x{trained_at[1]} or what MODEL.TIMM.KWARGS.img_size says: {error}"
+                f"this timm model does not take images of {x.shape[-2]}x{x.shape[-1]} (height, width), but "
+                f"of {trained_at[0]}x{trained_at[1]} or what MODEL.TIMM.KWARGS.img_size says: {error}"
             ) from error
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
@@ -70,14 +70,17 @@ class TimmBody(Backbone):
     def stages(self) -> list[Stage]:
         """The stem, then a stage per feature; what comes between two features belongs to the later one."""
         children = list(self.net.children())
-        root = children[0] if len(children) == 1 else self.net  # timm puts some models whole inside an extractor
+        # timm puts some models whole inside an extractor.
+        root = children[0] if len(children) == 1 else self.net
         groups: dict[str, list[nn.Module]] = {"stem": []}
         pending: list[nn.Module] = []
         for name, module in self._parts(root, ""):
             pending.append(module)
             if name is None:
                 continue
-            if len(groups) == 1 and name != "stem":  # the first feature is not the stem's: the stem ends before it
+            if (
+                len(groups) == 1 and name != "stem"
+            ):  # the first feature is not the stem's: the stem ends before it
                 groups["stem"] += pending[:-1]
                 del pending[:-1]
             groups.setdefault(name, []).extend(pending)
@@ -86,7 +89,7 @@ class TimmBody(Backbone):
         return list(groups.items())
 
     def _parts(self, module: nn.Module, path: str) -> Iterator[tuple[str | None, nn.Module]]:
-        """Modules in order of definition, cut where features are taken: (name of the feature or None, module)."""
+        """Modules in order of definition, cut where features are taken: (feature's name or None, module)."""
         loose = list(module.parameters(recurse=False))
         if loose:
             yield None, nn.ParameterList(loose)
@@ -111,7 +114,8 @@ def build_timm_body(cfg: Config) -> TimmBody:
     name = parse_conv_body(cfg.MODEL.BACKBONE.CONV_BODY).body.removeprefix("timm/")
     if not timm.is_model(name):
         raise UnknownNameError(
-            f"timm {timm.__version__} has no model called {name!r}{nearest_phrase(name, timm.list_models())}; "
+            f"timm {timm.__version__} has no model called {name!r}"
+            f"{nearest_phrase(name, timm.list_models())}; "
             'list all: python -c "import timm; print(*timm.list_models())"'
         )
     options = dict(cfg.MODEL.TIMM.KWARGS)
@@ -130,9 +134,7 @@ def _import_timm(cfg: Config) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise ConfigError(
-            "timm is not installed: pip install 'convbody[timm]'", CONV_BODY, cfg
-        ) from None
+        raise ConfigError("timm is not installed: pip install 'convbody[timm]'", CONV_BODY, cfg) from None
     return timm
 
 

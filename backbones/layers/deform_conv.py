@@ -12,7 +12,9 @@ from backbones.ops import deform_conv2d
 class _DeformableTaps(nn.Module):
     """Weight (and bias) of the deformable convolution itself."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int, bias: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, groups: int, bias: bool
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -22,9 +24,9 @@ class _DeformableTaps(nn.Module):
 class DFConv2d(nn.Module):
     """Deformable convolution with the ordinary convolution that predicts its offsets.
 
-    The predictor gives 2 * G * k * k channels, (dy, dx) per tap and deformable group; modulated (v2), G * k * k
-    more follow: the logits of a factor in (0, 1) per tap. At first no tap is displaced beyond what the predictor's
-    random weights say.
+    The predictor gives 2 * G * k * k channels, (dy, dx) per tap and deformable group; modulated (v2), G * k *
+    k more follow: the logits of a factor in (0, 1) per tap. At first no tap is displaced beyond what the
+    predictor's random weights say.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups, dilation, bias: as of a convolution.

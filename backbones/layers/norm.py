@@ -20,9 +20,14 @@ NormFactory = Callable[[int], nn.Module]
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and fixed affine map: all four are buffers.
 
-    y = (x - running_mean) * weight / sqrt(running_var + eps) + bias, computed in float32 and given in the dtype of
-    x. The published detection models add no epsilon, hence the default.
+    y = (x - running_mean) * weight / sqrt(running_var + eps) + bias, computed in float32 and given in the
+    dtype of x. The published detection models add no epsilon, hence the default.
     """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, num_features: int, eps: float = 0.0) -> None:
         super().__init__()
@@ -46,8 +51,8 @@ class FrozenBatchNorm2d(nn.Module):
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm whose batch is that of all processes.
 
-    On GPUs it is torch's fused SyncBatchNorm. On CPUs, where torch has none, mean and variance are reduced with
-    differentiable collectives. In a single process it is plain batch norm.
+    On GPUs it is torch's fused SyncBatchNorm. On CPUs, where torch has none, mean and variance are reduced
+    with differentiable collectives. In a single process it is plain batch norm.
     """
 
     process_group = None
@@ -91,7 +96,9 @@ def group_norm(
         ConfigError: the channels do not divide into the groups, or both or neither number is given.
     """
     if (num_groups > 0) == (channels_per_group > 0):
-        raise ConfigError("set one of MODEL.GROUP_NORM.NUM_GROUPS and MODEL.GROUP_NORM.DIM_PER_GP, the other to -1")
+        raise ConfigError(
+            "set one of MODEL.GROUP_NORM.NUM_GROUPS and MODEL.GROUP_NORM.DIM_PER_GP, the other to -1"
+        )
     divisor = num_groups if num_groups > 0 else channels_per_group
     if channels % divisor:
         key = "NUM_GROUPS" if num_groups > 0 else "DIM_PER_GP"

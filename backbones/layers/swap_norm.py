@@ -8,7 +8,8 @@ from backbones.layers.norm import NormFactory
 
 
 def swap_batch_norms(module: nn.Module, norm: NormFactory) -> None:
-    """Replace every batch norm in ``module`` by ``norm(channels)``, in place, keeping names, weights and epsilon.
+    """Replace every batch norm in ``module`` by ``norm(channels)``, in place, keeping names, weights and
+    epsilon.
 
     A batch norm that also applies an activation (timm's BatchNormAct2d) keeps applying it.
     """
@@ -25,7 +26,7 @@ def _replacement(old: nn.modules.batchnorm._BatchNorm, norm: NormFactory) -> nn.
     state.update((key, value) for key, value in old.state_dict().items() if key in state)
     new.load_state_dict(state)
     if hasattr(new, "eps"):
-        new.eps = old.eps
+        new.eps = old.eps  # type: ignore[assignment]
     if hasattr(old, "act"):
         new.drop, new.act = old.drop, old.act
         # A subclass, not a wrapper: the state-dict names stay those of the model.

@@ -42,7 +42,9 @@ class FPN(nn.Module):
         chosen = [i for i, level in enumerate(levels) if level >= min_level]
         if not chosen:
             strides = [info.stride for info in feature_info]
-            raise ConfigError(f"this pyramid starts at stride {2 ** (min_level + 1)}; the body gives {strides}")
+            raise ConfigError(
+                f"this pyramid starts at stride {2 ** (min_level + 1)}; the body gives {strides}"
+            )
         self._chosen = chosen
         self._levels = [levels[i] for i in chosen]
         self.used = tuple(feature_info[i] for i in chosen)
@@ -82,8 +84,8 @@ class LastLevelMaxPool(nn.Module):
 class LastLevelP6P7(nn.Module):
     """Two extra levels, by 3x3 convolutions of stride 2 (Lin et al. 2017, Focal Loss, footnote 2).
 
-    They start from the body's coarsest feature when ``in_channels`` is its width, and from the coarsest output
-    when it equals ``out_channels``: where both widths are equal the published models use the output.
+    They start from the body's coarsest feature when ``in_channels`` is its width, and from the coarsest
+    output when it equals ``out_channels``: where both widths are equal the published models use the output.
     """
 
     count = 2
@@ -102,7 +104,9 @@ class LastLevelP6P7(nn.Module):
 
 def build_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
     """Pyramid over strides 4 to 32, and 64 by pooling (MODEL.FPN)."""
-    return FPN(feature_info, 1, cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS, conv_factory(cfg), LastLevelMaxPool())
+    return FPN(
+        feature_info, 1, cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS, conv_factory(cfg), LastLevelMaxPool()
+    )
 
 
 def build_retinanet_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
@@ -113,7 +117,8 @@ def build_retinanet_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN
 
 
 def pyramid_levels(feature_info: Sequence[FeatureInfo]) -> list[int]:
-    """Level of each feature: 1 at stride 4, 2 at 8, ...; one more than the last where dilation kept the stride.
+    """Level of each feature: 1 at stride 4, 2 at 8, ...; one more than the last where dilation kept the
+    stride.
 
     >>> pyramid_levels([FeatureInfo("", 1, stride) for stride in (4, 8, 16, 16)])
     [1, 2, 3, 4]

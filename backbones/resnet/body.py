@@ -28,7 +28,9 @@ class ResNet(Backbone):
         options = cfg.MODEL.RESNETS
         specs = stage_specs(cfg)
         if len(options.STAGE_WITH_DCN) < len(specs):
-            raise ConfigError(f"one flag per stage, {len(specs)}, is needed", "MODEL.RESNETS.STAGE_WITH_DCN", cfg)
+            raise ConfigError(
+                f"one flag per stage, {len(specs)}, is needed", "MODEL.RESNETS.STAGE_WITH_DCN", cfg
+            )
         self.stem = lookup(STEM_MODULES, cfg, "MODEL.RESNETS.STEM_FUNC")(cfg)
         in_channels, stride = self.stem.out_channels, self.stem.stride
         infos = []

@@ -14,28 +14,28 @@ def resnet_defaults() -> dict[str, Any]:
         # Names in STEM_MODULES and TRANSFORMATION_MODULES: the stem and the residual block.
         "STEM_FUNC": "StemWithFixedBatchNorm",
         "TRANS_FUNC": "BottleneckWithFixedBatchNorm",
-        # Groups of the 3x3 convolution and channels of each: 1 and 64 make ResNet, 32 and 8 make ResNeXt 32x8d.
+        # Groups of the 3x3 convolution and channels of each: 1 and 64 are ResNet, 32 and 8 ResNeXt 32x8d.
         "NUM_GROUPS": 1,
         "WIDTH_PER_GROUP": 64,
-        # Where a stage halves the resolution: in the first 1x1 convolution (MSRA weights) or in the 3x3 (torch).
+        # Where a stage halves the resolution: in the first 1x1 convolution (MSRA weights) or the 3x3 (torch).
         "STRIDE_IN_1X1": True,
         # Dilation of stage 4; with more than 1 it keeps the resolution of stage 3.
         "RES5_DILATION": 1,
         # Channels of the stem and of stage 1; every later stage doubles.
         "STEM_OUT_CHANNELS": 64,
         "RES2_OUT_CHANNELS": 256,
-        # Channels of every output of an FPN neck, whatever the body; the published default for ResNets is 1024.
+        # Channels of every output of an FPN neck, whatever the body; ResNets have the published 1024.
         "BACKBONE_OUT_CHANNELS": 256,
-        # Which of stages 1 to 4 have deformable 3x3 convolutions, whether these are modulated (v2), and their groups.
+        # Which of stages 1 to 4 have deformable 3x3 convolutions.
         "STAGE_WITH_DCN": (False, False, False, False),
+        # Modulated ones (v2): every tap also has a factor.
         "WITH_MODULATED_DCN": False,
+        # Groups of input channels that are displaced on their own.
         "DEFORMABLE_GROUPS": 1,
     }
 
 
-family_defaults(
-    "R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024}
-)
+family_defaults("R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024})
 
 # Basic blocks do not widen: stage 1 gives 64 channels. A neck of 1024 channels would outweigh such a body.
 _BASIC = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256}

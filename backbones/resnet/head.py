@@ -15,7 +15,8 @@ from registry import TRANSFORMATION_MODULES, Config
 
 
 class ResNetHead(nn.Module):
-    """Stages run on region features, (N, in_channels, 14, 14) -> (N, out_channels, 7, 7) for a stage 4 of stride 2.
+    """Stages run on region features, (N, in_channels, 14, 14) -> (N, out_channels, 7, 7) for a stage 4 of
+    stride 2.
 
     Args:
         block_module: a name in TRANSFORMATION_MODULES, or a block constructor.
@@ -67,7 +68,7 @@ class ResNetHead(nn.Module):
 
 
 def build_res5_head(cfg: Config) -> ResNetHead:
-    """Stage 4 of the configured ResNet as a head: the stage that its C4 body leaves out, without deformable taps."""
+    """Stage 4 of the configured ResNet as a head: what its C4 body leaves out; never deformable."""
     options = cfg.MODEL.RESNETS
     spec = last_stage(cfg)
     return ResNetHead(

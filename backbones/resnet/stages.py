@@ -1,9 +1,9 @@
-"""The stages of every published depth, for every neck: what STAGE_SPECS holds, and how a config finds its own."""
+"""The stages of every published depth and neck: what STAGE_SPECS holds, and how a config finds its own."""
 
 from __future__ import annotations
 
 from backbones.spec import StageSpec
-from registry import STAGE_SPECS, Config, UnknownNameError, parse_conv_body
+from registry import STAGE_SPECS, Config, parse_conv_body
 
 STAGE_NAMES_KEY = "MODEL.BACKBONE.CONV_BODY"
 

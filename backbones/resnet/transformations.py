@@ -66,8 +66,8 @@ class Bottleneck(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, a norm after each, around a shortcut (He et al. 2015, figure 5).
 
-    Arguments are those of :class:`Bottleneck`; ``bottleneck_channels`` is the width between the convolutions, the
-    first has the stride, the second may be deformable, and ``stride_in_1x1`` means nothing here.
+    Arguments are those of :class:`Bottleneck`; ``bottleneck_channels`` is the width between the convolutions,
+    the first has the stride, the second may be deformable, and ``stride_in_1x1`` means nothing here.
 
     Raises:
         ConfigError: ``num_groups`` is not 1.
@@ -89,7 +89,9 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         if num_groups != 1:
-            raise ConfigError(f"basic blocks have no groups: MODEL.RESNETS.NUM_GROUPS is {num_groups}, must be 1")
+            raise ConfigError(
+                f"basic blocks have no groups: MODEL.RESNETS.NUM_GROUPS is {num_groups}, must be 1"
+            )
         norm = norm or NORMS[self.norm]
         stride = 1 if dilation > 1 else stride
         self.downsample = projection(in_channels, out_channels, stride, norm)

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from backbones.build import BodyAndNeck
 from backbones.spec import Backbone
 from backbones.weights import timm, torchvision
+from backbones.weights.read import KEY, counts, read_tensors
 from backbones.weights.report import LoadReport
 from registry import Config, ConfigError
-
-KEY = "MODEL.WEIGHT"
 
 #: The body is useless with fewer of its tensors than this.
 ENOUGH = 0.9
 
 _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = ((), torchvision.RENAMES, timm.RENAMES)
-_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None) -> LoadReport:
     """Fills ``module``, a backbone or a detector, from a ``.pth`` or ``.safetensors`` file.
 
-    The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``, ``fpn.*``) or
-    a body alone, in our names or in torchvision's; names match as a whole. What does not fit is left as it was and
-    reported. ``cfg`` only tells errors where the path was set.
+    The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``,
+    ``fpn.*``) or a body alone, in our names or in torchvision's; names match as a whole. What does not fit is
+    left as it was and reported. ``cfg`` only tells errors where the path was set.
 
     Raises:
-        ConfigError: no such file, a file that holds no tensors, or one that gives less than 90 % of the tensors of
-            the body (parameters and norm buffers); says what did not fit.
+        ConfigError: no such file, a file that holds no tensors, or one that gives less than 90 % of the
+            tensors of the body (parameters and norm buffers); says what did not fit.
     """
-    state = _read(str(path), cfg)
-    target = {name: tensor for name, tensor in module.state_dict().items() if _counts(name)}
+    state = read_tensors(str(path), cfg)
+    target = {name: tensor for name, tensor in module.state_dict().items() if counts(name)}
     renamed = _best_names(state, target)
     fitting, unexpected, wrong_shape = {}, [], []
     for name, tensor in state.items():
@@ -73,62 +68,12 @@ def _require_enough(
 
 
 def _body_prefix(module: nn.Module) -> str:
-    """Prefix of the names of the body in ``module``; "" when it is a backbone registered whole, or no Backbone."""
+    """Prefix of the names of the body in ``module``; "" when that is all of it."""
     for name, child in module.named_modules():
         if isinstance(child, Backbone):
-            path = [name] if name else []
-            return "".join(f"{part}." for part in [*path, *(["body"] if isinstance(child, BodyAndNeck) else [])])
+            own = f"{name}." if name else ""
+            return f"{own}body." if isinstance(child, BodyAndNeck) else own
     return ""
-
-
-def _read(path: str, cfg: Config | None) -> dict[str, Tensor]:
-    """The tensors in a file, by name, unwrapped from a checkpoint and from data-parallel prefixes."""
-    if "://" in path:
-        raise ConfigError(f"{path} is not a path: give a local {' or '.join(_SUFFIXES)} file", KEY, cfg)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"no such weight file: {path}", KEY, cfg)
-    if file.suffix not in _SUFFIXES:
-        raise ConfigError(f"{path} is not a weight file: {' or '.join(_SUFFIXES)}", KEY, cfg)
-    content: Any
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, *_safetensors_errors()) as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"{path} cannot be read as a weight file: {reason}", KEY, cfg) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = content.items() if isinstance(content, Mapping) else ()
-    state = {
-        _without_wrapper(name): value
-        for name, value in tensors
-        if isinstance(name, str) and isinstance(value, Tensor) and _counts(name)
-    }
-    if not state:
-        raise ConfigError(f"{path} holds no named tensors", KEY, cfg)
-    return state
-
-
-def _safetensors_errors() -> tuple[type[Exception], ...]:
-    from safetensors import SafetensorError
-
-    return (SafetensorError,)
-
-
-def _without_wrapper(name: str) -> str:
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
-def _counts(name: str) -> bool:
-    return not name.endswith("num_batches_tracked")
 
 
 def _best_names(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, str]:
@@ -151,7 +96,9 @@ def _readings(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iter
         for renames in _RENAMES:
             for added in sorted(parts, key=len):
                 yield {
-                    name: added + _rename(name.removeprefix(removed), renames) if name.startswith(removed) else name
+                    name: added + _rename(name.removeprefix(removed), renames)
+                    if name.startswith(removed)
+                    else name
                     for name in state
                 }
 

@@ -33,7 +33,9 @@ class LoadReport:
                 parts.append(f"{len(names)} {title}: {', '.join(grouped(names))}")
         if self.wrong_shape:
             name, found, wanted = self.wrong_shape[0]
-            parts.append(f"{len(self.wrong_shape)} of wrong shape: {name} is {found} in the file, {wanted} here, ...")
+            parts.append(
+                f"{len(self.wrong_shape)} of wrong shape: {name} is {found} in the file, {wanted} here, ..."
+            )
         return "; ".join(parts)
 
     def __str__(self) -> str:
@@ -41,7 +43,7 @@ class LoadReport:
 
 
 def grouped(names: Sequence[str], most: int = 6) -> list[str]:
-    """Names by the module they belong to, "body.layer4 (60)"; the largest groups and "..." when there are more."""
+    """Names by their module, "body.layer4 (60)": the largest groups, then "..." when there are more."""
     counts = Counter(".".join(name.split(".")[:3][: max(1, name.count("."))]) for name in names)
     texts = [f"{group} ({count})" if count > 1 else group for group, count in counts.most_common(most)]
     return texts + ["..."] if len(counts) > most else texts

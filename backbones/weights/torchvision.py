@@ -1,5 +1,3 @@
 """torchvision's ResNet files: our names but for the stem."""
 
-RENAMES = (
-    (r"^(conv1|bn1)\.", r"stem.\1."),
-)
+RENAMES = ((r"^(conv1|bn1)\.", r"stem.\1."),)

@@ -1,0 +1,81 @@
+"""The data-parallel clause of the backbone contract: two processes on the CPU, joined by gloo."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from backbones.build import build_backbone
+from backbones.spec import Backbone
+from registry import BACKBONES, BODIES, NECKS, Config, ConvbodyError, parse_conv_body
+from registry.plugins import load_plugins
+
+PROCESSES = 2
+
+
+def check_data_parallel(cfg: Config) -> str:
+    """Trains two steps in two processes; what went wrong, or "" when both end with the same weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_worker, (cfg, _sources(cfg), folder), nprocs=PROCESSES)
+        return "; ".join(filter(None, (path.read_text() for path in sorted(Path(folder).glob("rank*")))))
+
+
+def _sources(cfg: Config) -> list[str]:
+    """Files that define the parts: a fresh process has not imported what this one registered."""
+    parsed = parse_conv_body(cfg.MODEL.BACKBONE.CONV_BODY)
+    found = [(BACKBONES if parsed.whole else BODIES).find(parsed.body)]
+    if parsed.neck is not None:
+        found.append(NECKS.find(parsed.neck))
+    return [place.file for place in found]
+
+
+def _worker(rank: int, cfg: Config, sources: list[str], folder: str) -> None:
+    torch.set_num_threads(1)
+    try:
+        parse_conv_body(cfg.MODEL.BACKBONE.CONV_BODY)
+    except ConvbodyError:
+        load_plugins(sources, "the backbone contract")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    try:
+        failure = _train(build_backbone(cfg), rank)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    Path(folder, f"rank{rank}").write_text(f"rank {rank}: {failure}" if failure else "")
+    if not failure:
+        dist.destroy_process_group()
+
+
+def _train(model: nn.Module, rank: int) -> str:
+    parallel = DistributedDataParallel(model)
+    before = {key: value.clone() for key, value in _frozen_state(model).items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    torch.manual_seed(rank)
+    for _ in range(2):
+        features = parallel.train()(torch.rand(2, 3, 65, 96))
+        optimizer.zero_grad()
+        torch.stack([feature.tanh().mean() for feature in features]).sum().backward()
+        optimizer.step()
+    moved = [key for key, value in _frozen_state(model).items() if not torch.equal(value, before[key])]
+    if moved:
+        return f"of the frozen stages these moved: {moved[:4]}"
+    apart = []
+    for key, parameter in model.named_parameters():
+        first = parameter.detach().clone()
+        dist.broadcast(first, src=0)
+        if not torch.equal(first, parameter):
+            apart.append(key)
+    return f"parameters differ between the processes: {apart[:4]}" if apart else ""
+
+
+def _frozen_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and norm statistics of the frozen stages."""
+    if not isinstance(model, Backbone):
+        return {}
+    frozen = model.stages()[: model.frozen_stages]
+    return nn.ModuleList([module for _, modules in frozen for module in modules]).state_dict()
