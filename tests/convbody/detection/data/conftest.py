@@ -25,7 +25,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """Writes images of the given sizes (width, height), ids from 1, and a COCO file; gives the file's path."""
+    """Writes images of given (width, height), ids from 1 and a COCO file, whose path it gives."""
 
     def make(
         annotations: list[dict[str, Any]],
