@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, TypeVar
 
+import yaml
 from yacs.config import CfgNode
 
 from registry.errors import ConfigError
@@ -24,6 +25,17 @@ class Config(CfgNode):
         """Dotted key -> "file:line" or "command line"; keys left at their default are absent."""
         # yacs routes attribute assignment into the mapping, so the record lives in __dict__.
         return self.__dict__.setdefault("_sources", {})
+
+    def dump(self) -> str:
+        """The tree as YAML that ``load_cfg`` reads back, every value written out where it stands."""
+        return yaml.dump(yaml.safe_load(super().dump()), Dumper=_WithoutAnchors)
+
+
+class _WithoutAnchors(yaml.SafeDumper):
+    """Defaults share objects; "&id001" and "*id001" would be all that a reader saw of them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

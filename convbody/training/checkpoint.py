@@ -27,7 +27,7 @@ def write_checkpoint(payload: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(".partial")  # one name for all, so that crashes do not pile up files
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import training_toy as toy
 
+import convbody
 from convbody.training import distributed
 from registry import ConfigError
 
@@ -44,7 +45,9 @@ def test_ranks_end_equal(processes, tmp_path, same_weights):
     assert same_weights(model_0, model_1)
     assert same_weights(ema_0, ema_1)
     assert not torch.equal(model_0["norm.running_mean"], torch.zeros(8))
-    assert len((tmp_path / "log.txt").read_text().split("iter 20/20")) == 2, "one log: the last line is there once"
+    assert len((tmp_path / "log.txt").read_text().split("iter 20/20")) == 2, (
+        "one log: the last line is there once"
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows if "loss" in row] == [5, 10, 15, 20]
 
@@ -96,14 +99,16 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun(tmp_path, repository):
+def test_torchrun(tmp_path):
     """The launcher itself."""
-    code = f"import training_toy as toy, pathlib; toy.run_in_process(pathlib.Path({str(tmp_path)!r}), {{}}, {{}})"
     script = tmp_path / "main.py"
-    script.write_text(code)
-    path = os.pathsep.join([str(repository), str(Path(__file__).parent)])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path}, timeout=240)
+    script.write_text(
+        "import pathlib, training_toy\n"
+        f"training_toy.run_in_process(pathlib.Path({str(tmp_path)!r}), {{}}, {{}})\n"
+    )
+    path = os.pathsep.join([str(Path(convbody.__file__).parents[1]), str(Path(__file__).parent)])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launcher, str(script)], check=True, env=os.environ | {"PYTHONPATH": path}, timeout=240)
     first, second = (torch.load(tmp_path / f"final_{rank}.pth")[0] for rank in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 

@@ -125,7 +125,9 @@ def join(rank: int, world: int, port: int) -> None:
     distributed.init_from_env()
 
 
-def run_as_rank(rank: int, world: int, port: int, folder: Path, changes: dict[str, Any], options: Any) -> None:
+def run_as_rank(
+    rank: int, world: int, port: int, folder: Path, changes: dict[str, Any], options: Any
+) -> None:
     """``run_in_process`` as one of ``world`` processes."""
     join(rank, world, port)
     run_in_process(folder, changes, options)
