@@ -124,6 +124,7 @@ class RPN(RegionProposalNetwork):
     ) -> dict[str, Tensor]:
         """``loss_objectness`` (cross-entropy) and ``loss_rpn_box_reg`` (smooth L1) of sampled anchors."""
         labels, matched = self.assign_targets_to_anchors(predictions.anchors, targets)
+        labels = [label.to(predictions.objectness) for label in labels]
         if self.straddle_thresh >= 0:
             for label, anchors, size in zip(labels, predictions.anchors, image_sizes, strict=True):
                 label[straddling(anchors, size, self.straddle_thresh)] = -1.0

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import torchvision.models.detection as tv
+from torchvision.ops import box_iou
 
 from convbody.detection import build_detector
 from convbody.detection.inputs import InputError
@@ -218,3 +219,68 @@ def test_importing_the_package_loads_no_torch():
     code = "import sys, convbody.detection, json; print(json.dumps('torch' in sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) is False
+
+
+@pytest.mark.parametrize("kind", ["mask-fpn", "mask-c4"])
+def test_bottleneck_bodies_train_too(kind, small_detector, batch):
+    model = small_detector(kind, {"MODEL.BACKBONE.CONV_BODY": "R-50-FPN" if "fpn" in kind else "R-50-C4"})
+    sum(model(*batch).values()).backward()
+    assert model.backbone.body.stem.conv1.weight.grad.any()
+
+
+def test_a_dilated_last_stage_keeps_the_resolution(small_detector, batch):
+    changes = {"MODEL.RESNETS.RES5_DILATION": 2, "MODEL.ROI_MASK_HEAD.RESOLUTION": 12}
+    model = small_detector("mask-c4", changes)
+    assert model(*batch)["loss_mask"] > 0
+
+
+@pytest.mark.parametrize("kind", ["everything-fpn", "retinanet", "fcos"])
+def test_mixed_precision_keeps_coordinates_scores_and_losses_exact(kind, small_detector, batch):
+    model = small_detector(kind, {"MODEL.RETINANET.INFERENCE_TH": 0.0})
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        losses = model(*batch)
+        outputs = model.eval()(batch[0])
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert {output[key].dtype for output in outputs for key in ("boxes", "scores")} == {torch.float32}
+    boxes = outputs[0]["boxes"]
+    assert len(boxes) and not torch.equal(boxes, boxes.bfloat16().float())
+
+
+@pytest.mark.parametrize("kind", ["everything-fpn", "retinanet", "fcos"])
+def test_detectors_run_in_double_precision(kind, small_detector, batch):
+    images = [image.double() for image in batch[0]]
+    targets = [
+        {k: v.double() if v.is_floating_point() else v for k, v in target.items()} for target in batch[1]
+    ]
+    losses = small_detector(kind).double()(images, targets)
+    assert {loss.dtype for loss in losses.values()} == {torch.float64}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["mask-fpn", "mask-c4", "keypoint-fpn", "keypoint-c4", "retinanet", "fcos", "rpn-fpn"]
+)
+def test_objects_of_one_image_are_learnt_by_heart(kind, small_detector, batch):
+    images, (target, _) = batch
+    model = small_detector(kind)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(250):
+        losses = model(images[:1], [target])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    with torch.no_grad():
+        (output,) = model.eval()(images[:1])
+    overlap, best = box_iou(target["boxes"], output["boxes"][:10]).max(dim=1)
+    assert overlap.min() > 0.7
+    if "rpn" in kind:
+        return
+    assert output["labels"][best].tolist() == target["labels"].tolist()
+    assert output["scores"][best].min() > 0.5
+    if "mask" in kind:
+        drawn = output["masks"][best, 0] > 0.5
+        wanted = target["masks"].bool()
+        assert ((drawn & wanted).sum((1, 2)) / (drawn | wanted).sum((1, 2))).min() > 0.7
+    if "keypoint" in kind:
+        assert (output["keypoints"][best, :, :2] - target["keypoints"][:, :, :2]).abs().max() < 6
