@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 
 # Key -> values that ask for what happens anyway, and what happens.
 _NO_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "MODEL.ROI_HEADS.USE_FPN": ((False, True), "the backbone says how many feature maps there are"),
     "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": ((1024,), "mask heads have no fully connected layer"),
     "MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM": ((1024,), "keypoint heads have no fully connected layer"),
     "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": ((False,), "masks always come pasted into the image"),
