@@ -50,18 +50,48 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     Raises ValueError where it is none of them or does not fit the image.
     """
     if isinstance(segmentation, Mapping):
-        if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(
-                f"run-length code of size {segmentation.get('size')} in an image of {[height, width]}"
-            )
-        if isinstance(segmentation["counts"], Sequence) and not isinstance(
-            segmentation["counts"], str | bytes
-        ):
+        size = segmentation.get("size")
+        if list(size or ()) != [height, width]:
+            raise ValueError(f"run-length code of size {size} in an image of {[height, width]}")
+        # pycocotools would fill what a short code does not reach with whatever is in memory.
+        if sum(run_lengths(segmentation["counts"])) != height * width:
+            raise ValueError("run-length code that does not cover its image")
+        if not isinstance(segmentation["counts"], str | bytes):
             segmentation = coco_mask.frPyObjects(dict(segmentation), height, width)
         return coco_mask.decode(segmentation)
     if not isinstance(segmentation, Sequence) or not segmentation:
         raise ValueError("no polygon and no run-length code")
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+
+
+def run_lengths(counts: Any) -> list[int]:
+    """The lengths of the runs, zeros first, of COCO's run-length code, compressed or not.
+
+    Compressed, a number is a row of characters from "0" on with five bits each, lowest first, a sixth bit
+    that says whether more follow, and the sign in the last one's fifth; from the fourth on, a number is the
+    difference to the one before the previous. Raises ValueError for anything else.
+    """
+    if isinstance(counts, str | bytes):
+        counts = _decompress(counts.encode() if isinstance(counts, str) else counts)
+    if not isinstance(counts, Sequence) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise ValueError("no run-length code")
+    return list(counts)
+
+
+def _decompress(code: bytes) -> list[int]:
+    runs: list[int] = []
+    number = shift = 0
+    for byte in code:
+        bits = byte - ord("0")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        runs.append(number + runs[-2] if len(runs) > 2 else number)
+        number = shift = 0
+    return runs
 
 
 def clip_box(annotation: Mapping[str, Any], height: int, width: int) -> Box:

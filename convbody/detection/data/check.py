@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convbody.detection.data.annotations import run_lengths
 from convbody.detection.data.errors import DataError
 from convbody.detection.data.images import image_size
 
@@ -205,7 +206,7 @@ def _segmentation_mistakes(segmentation: Any, width: int, height: int) -> Iterat
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if list(size or ()) != [height, width]:
             yield "run-length code of another size than its image", f"{size} in {[height, width]}"
-        elif not isinstance(counts, str | bytes) and not _covers(counts, height * width):
+        elif not _covers(counts, height * width):
             yield "run-length code that does not cover its image", f"{width}x{height}"
         return
     for polygon in segmentation or ():
@@ -216,7 +217,10 @@ def _segmentation_mistakes(segmentation: Any, width: int, height: int) -> Iterat
 
 
 def _covers(counts: Any, pixels: int) -> bool:
-    return _numbers(counts) and sum(counts) == pixels
+    try:
+        return sum(run_lengths(counts)) == pixels
+    except ValueError:
+        return False
 
 
 def _numbers(values: Any) -> bool:

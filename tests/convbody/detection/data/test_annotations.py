@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from convbody.detection.data.annotations import clip_box, decode_mask, flip_order, has_area, read_annotations
+from convbody.detection.data.annotations import (
+    clip_box,
+    decode_mask,
+    flip_order,
+    has_area,
+    read_annotations,
+    run_lengths,
+)
 from convbody.detection.data.errors import DataError
 
 # Columns 2 to 4 of rows 1 to 3, in an image of 5 rows and 6 columns.
@@ -46,12 +53,21 @@ def test_any_mask_survives_its_run_length_code(height, width, random):
     mask = np.array([[random.randint(0, 1) for _ in range(width)] for _ in range(height)], np.uint8)
     np.testing.assert_array_equal(decode_mask(uncompressed(mask), height, width), mask)
     np.testing.assert_array_equal(decode_mask(compressed(mask), height, width), mask)
+    assert run_lengths(compressed(mask)["counts"]) == run_lengths(uncompressed(mask)["counts"])
 
 
 @pytest.mark.parametrize("wrong", [None, [], {"size": [6, 5], "counts": [30]}])
 def test_what_is_no_mask_of_the_image_is_refused(wrong):
     with pytest.raises(ValueError, match="polygon|size"):
         decode_mask(wrong, 5, 6)
+
+
+@pytest.mark.parametrize(
+    "counts", ["zzzz~~~~~~", "0000", "\xff", [30, 40], [1201, -1], None, compressed(RECTANGLE)["counts"][:-2]]
+)
+def test_a_run_length_code_that_does_not_cover_its_image_is_refused(counts):
+    with pytest.raises(ValueError, match="run-length code"):
+        decode_mask({"size": [5, 6], "counts": counts}, 5, 6)
 
 
 def test_boxes_are_cut_at_the_border():
