@@ -13,9 +13,11 @@ A tool is three steps, ``parse``, ``load_config``, one call, inside ``run(main)`
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,8 +27,11 @@ _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _IMAGE_SUFFIXES = {".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF", ".WEBP", ".GIF", ".PPM"}
 
 
-def common_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--config-file``, ``--plugin`` (repeatable) and trailing ``KEY VALUE`` pairs (``opts``)."""
+def common_parser(description: str | None, before: str = "") -> argparse.ArgumentParser:
+    """A parser with ``--config-file``, ``--plugin`` (repeatable) and ``KEY VALUE`` pairs (``opts``).
+
+    ``before`` says what the program takes before the pairs, such as "IMAGE"; ``split_opts`` tells them apart.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +43,12 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
         metavar="MODULE|FILE.py",
         help="a module or file whose registrations are loaded first (repeatable)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, by pairs")
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar=f"{before}|KEY VALUE" if before else "KEY VALUE",
+        help="config keys to change, by pairs" + (f"; after every {before}" if before else ""),
+    )
     return parser
 
 
@@ -66,10 +76,27 @@ def split_opts(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main`` and exit with what it returns (None: 0); a ConvbodyError is one line and exit status 2."""
+    """Call ``main`` and exit with what it returns (None: 0); a ConvbodyError is one line and status 2.
+
+    Started by torchrun, the process joins its group first.
+    """
     try:
-        status = main() or 0
+        with _process_group():
+            status = main() or 0
     except ConvbodyError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    from convbody.training import distributed  # loads torch, which most programs do without
+
+    distributed.init_from_env()
+    yield
+    # Not after an error: the others may be waiting for this process, and torchrun stops them.
+    distributed.shutdown()

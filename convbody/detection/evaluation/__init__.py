@@ -6,16 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convbody.detection.evaluation.checkpoint import evaluate_checkpoint
     from convbody.detection.evaluation.result import EvaluationResult
     from convbody.detection.evaluation.run import evaluate, evaluate_all, flat_metrics
 
 _HOMES = {
     "evaluate": "run",
     "evaluate_all": "run",
+    "evaluate_checkpoint": "checkpoint",
     "flat_metrics": "run",
     "EvaluationResult": "result",
 }
-__all__ = ["EvaluationResult", "evaluate", "evaluate_all", "flat_metrics"]
+__all__ = ["EvaluationResult", "evaluate", "evaluate_all", "evaluate_checkpoint", "flat_metrics"]
 
 
 def __getattr__(name: str) -> Any:

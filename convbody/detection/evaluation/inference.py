@@ -7,40 +7,26 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from torch import Tensor, nn
+
+from convbody.detection.data import CocoDataset
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 Record = dict[str, Any]
-
-
-class TestSet(Protocol):
-    """What evaluation asks of a data set."""
-
-    coco: COCO
-    class_names: Sequence[str]
-    """Name of label 1 first."""
-    label_to_category: Mapping[int, int]
-    """Label (from 1) -> category id in the annotation file."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, dict[str, Any]]:
-        """Image (3, H, W), float RGB in [0, 1] at its original size, and its target, with "image_id"."""
-        ...
+Sample = tuple[Tensor, dict[str, Any]]
 
 
 def detect(
     model: nn.Module,
-    dataset: TestSet,
+    dataset: CocoDataset,
     indices: Sequence[int],
     *,
     batch_size: int,
@@ -50,8 +36,8 @@ def detect(
 ) -> dict[int, tuple[int, list[Record]]]:
     """Index -> (image id, COCO records) for each of ``indices``.
 
-    The model is put in evaluation mode and back into the mode it came in. With a ``dtype`` below float32 it runs
-    under autocast. ``workers`` threads load images ahead; no random state is touched.
+    The model is put in evaluation mode and back into the mode it came in. With a ``dtype`` below float32 it
+    runs under autocast. ``workers`` threads load images ahead; no random state is touched.
     """
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
@@ -158,13 +144,11 @@ def output_of_records(records: Sequence[Record], label_to_category: Mapping[int,
     return output
 
 
-def _load_ahead(
-    dataset: TestSet, indices: Sequence[int], workers: int
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def _load_ahead(dataset: CocoDataset, indices: Sequence[int], workers: int) -> Iterator[Sample]:
     """The samples in order, a few loaded ahead by threads: an error reaches the caller as it was raised."""
     threads = max(1, workers)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[tuple[Tensor, dict[str, Any]]]] = deque()
+        waiting: deque[Future[Sample]] = deque()
         for index in indices:
             waiting.append(pool.submit(dataset.__getitem__, index))
             if len(waiting) > 2 * threads:

@@ -21,8 +21,8 @@ class EvaluationResult:
     metrics: dict[str, float]
     """Flat: "bbox/AP", "bbox/AP50", ..., "segm/AP", "keypoints/AP", or "proposals/AR@100" with RPN_ONLY."""
     per_class: list[dict[str, Any]]
-    """One row per class: "class", "ground_truth" (objects to find), and "<task>/AP", "<task>/AP50" of every task;
-    these are None for a class without ground truth."""
+    """One row per class: "class", "ground_truth" (objects to find), and of every task "<task>/AP" and
+    "<task>/AP50", None for a class without ground truth."""
     curves: dict[str, dict[str, list[float]]]
     """Task -> IoU ("0.50", "0.75") -> precision at the recalls 0.00, 0.01, ..., 1.00."""
     operating_point: OperatingPoint

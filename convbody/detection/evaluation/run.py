@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convbody.detection.data import build_test_dataset
-from convbody.detection.evaluation.inference import Record, TestSet, detect
+from convbody.detection.data import CocoDataset, build_test_dataset
+from convbody.detection.evaluation.inference import Record, detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
 from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
@@ -23,13 +23,13 @@ from registry import Config, ConfigError
 log = logging.getLogger(__name__)
 
 
-def evaluate(model: nn.Module, dataset: TestSet, cfg: Config, name: str = "test") -> EvaluationResult:
-    """Run ``model`` over ``dataset`` and score it with pycocotools; ``name`` is the data set's, for the tables.
+def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "test") -> EvaluationResult:
+    """Run ``model`` over ``dataset``, called ``name`` in the tables, and score it with pycocotools.
 
     Called on all ranks: rank r takes images r, r + world size, ..., in batches of its share of
-    TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when DTYPE
-    is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints with
-    MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY.
+    TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when
+    DTYPE is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints
+    with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY.
     """
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -94,7 +94,7 @@ def tasks_of(cfg: Config) -> list[str]:
 
 
 def _score(
-    dataset: TestSet,
+    dataset: CocoDataset,
     image_ids: Sequence[int],
     records: list[Record],
     tasks: Sequence[str],
@@ -121,7 +121,10 @@ def _score(
 
 
 def _per_class(
-    dataset: TestSet, image_ids: Sequence[int], categories: Sequence[int], scores: Mapping[str, TaskScores]
+    dataset: CocoDataset,
+    image_ids: Sequence[int],
+    categories: Sequence[int],
+    scores: Mapping[str, TaskScores],
 ) -> list[dict[str, Any]]:
     annotations = dataset.coco.loadAnns(dataset.coco.getAnnIds(imgIds=list(image_ids), iscrowd=None))
     objects = Counter(a["category_id"] for a in annotations if not a.get("iscrowd", 0))

@@ -1,8 +1,8 @@
 """Average precision with pycocotools, in the form the tables and the report need.
 
-The matching and the averaging are COCOeval's own. What is added here: ground truth is completed first (COCOeval
-needs ``area``, ``iscrowd`` and ids above 0, which hand-made annotation files leave out), an empty list of
-detections is a list like any other, and what cannot be measured has a fixed meaning:
+The matching and the averaging are COCOeval's own. What is added here: ground truth is completed first
+(COCOeval needs ``area``, ``iscrowd`` and ids above 0, which hand-made annotation files leave out), an empty
+list of detections is a list like any other, and what cannot be measured has a fixed meaning:
 
 * a class without ground truth has no AP (None) and does not enter the mean over classes;
 * a size range (``APs``, ``APm``, ``APl``, ``ARs`` ...) without ground truth is left out of the metrics;
@@ -109,8 +109,8 @@ def score(
 def keypoint_sigmas(ground_truth: COCO, category_ids: Sequence[int]) -> np.ndarray:
     """(K,) float64: how far each keypoint may be off, as a fraction of the object's scale (OKS).
 
-    Taken from ``keypoint_sigmas`` of the category in the annotation file; without it, COCO's for 17 keypoints,
-    and for any other number the mean of COCO's (0.067) for each.
+    Taken from ``keypoint_sigmas`` of the category in the annotation file; without it, COCO's for 17
+    keypoints, and for any other number the mean of COCO's (0.067) for each.
     """
     categories = [c for c in ground_truth.loadCats(list(category_ids)) if c.get("keypoints")]
     if not categories:
@@ -167,9 +167,9 @@ def _check_keypoint_counts(annotations: Sequence[Record], found: Sequence[Record
         for entry in entries:
             if len(entry["keypoints"]) != 3 * expected:
                 raise ConvbodyError(
-                    f"{what} of image {entry['image_id']} has {len(entry['keypoints']) / 3:g} keypoints where the "
-                    f"data set's category names {expected}; MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES and the annotation "
-                    "file have to agree with it"
+                    f"{what} of image {entry['image_id']} has {len(entry['keypoints']) / 3:g} keypoints "
+                    f"where the category names {expected}; MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES and the "
+                    "annotation file have to agree with it"
                 )
 
 
@@ -177,8 +177,8 @@ def _check_segmentations(annotations: Sequence[Record]) -> None:
     for annotation in annotations:
         if not annotation.get("segmentation"):
             raise ConvbodyError(
-                f"an annotation of image {annotation['image_id']} has no segmentation, so masks cannot be evaluated; "
-                "complete the annotation file or set MODEL.MASK_ON False"
+                f"an annotation of image {annotation['image_id']} has no segmentation, so masks cannot be "
+                "evaluated; complete the annotation file or set MODEL.MASK_ON False"
             )
 
 

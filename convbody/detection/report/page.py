@@ -38,7 +38,7 @@ def write_report(
     """Write ``output_dir/report.html`` and give its path. The page holds its images, charts and styles itself.
 
     Args:
-        output_dir: the run's folder; its ``metrics.jsonl``, where there is one, gives the training curves.
+        output_dir: the run's folder; ``metrics.jsonl`` in it, if any, gives the training curves.
         results: data set name -> evaluation, as ``evaluate_all`` gives; the first one makes the headline.
         seconds: wall-clock duration of the run.
         facts: further rows for the table about the run.
@@ -167,7 +167,8 @@ def _run_facts(cfg: Config, seconds: float | None) -> dict[str, str]:
 def _machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {platform.system()}"
-    return f"{_processor()}, {os.cpu_count()} logical cores ({torch.get_num_threads()} used), {platform.system()}"
+    cores = f"{os.cpu_count()} logical cores ({torch.get_num_threads()} used)"
+    return f"{_processor()}, {cores}, {platform.system()}"
 
 
 def _processor() -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from convbody.detection.evaluation.inference import TestSet, output_of_records
+from convbody.detection.data import CocoDataset
+from convbody.detection.evaluation.inference import output_of_records
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.visualize import draw_detections, draw_targets
 
@@ -50,7 +51,7 @@ def choose(
     return [(group, position) for group, positions in groups for position in positions]
 
 
-def samples(result: EvaluationResult, dataset: TestSet, each: int = 2) -> list[Sample]:
+def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> list[Sample]:
     """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point."""
     image_ids = list(result.image_f1)  # in the order of the data set
     names, threshold = dataset.class_names, result.operating_point.score

@@ -1,0 +1,22 @@
+"""Evaluate what a run has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convbody.detection.evaluation.result import EvaluationResult
+from convbody.detection.evaluation.run import evaluate_all
+from convbody.detection.trained import load_trained
+from convbody.training.logging import setup_logging
+from registry import Config
+
+
+def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[str, EvaluationResult]:
+    """Evaluate trained weights (see ``load_trained``) on each of DATASETS.TEST: name -> result.
+
+    The table goes to the log, metrics and detections to ``OUTPUT_DIR/evaluation/<name>/``. Each process of a
+    distributed run calls this alike.
+    """
+    output_dir = Path(cfg.OUTPUT_DIR)
+    setup_logging(output_dir)
+    return evaluate_all(load_trained(cfg, weights), cfg, output_dir)

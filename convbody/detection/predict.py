@@ -1,0 +1,132 @@
+"""Detect objects in image files: a drawing and a JSON file for each."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from convbody.detection.data import DataError
+from convbody.detection.data.images import read_rgb
+from convbody.detection.evaluation.inference import coco_records, run_model
+from convbody.detection.trained import class_names, load_trained
+from convbody.detection.visualize import draw_detections
+from convbody.training.step import autocast_dtype
+from registry import Config, ConvbodyError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def predict(
+    cfg: Config,
+    images: Sequence[str],
+    *,
+    weights: str | None = None,
+    output_dir: Path | str = "predictions",
+    score_threshold: float = 0.5,
+    as_json: bool = False,
+) -> int:
+    """Detect objects in ``images`` (files, folders, glob patterns) with the trained detector of ``cfg``.
+
+    For each image, ``<name>_detections.jpg`` (what scores ``score_threshold`` or more, drawn) and
+    ``<name>_detections.json`` go to ``output_dir``, and one line to stdout: for people, or with ``as_json`` the
+    JSON itself. An image that cannot be read is named on stderr, and the others are done all the same.
+
+    Returns the exit status: 0, or 1 when an image could not be read. Raises ConvbodyError where there are no
+    weights, or where ``output_dir`` cannot be written.
+    """
+    files = list(find_images(images))
+    model, names = load_trained(cfg, weights), class_names(cfg)
+    mask_threshold = cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD
+    output_dir = Path(output_dir)
+    failures = 0
+    for file, stem in zip(files, _distinct_stems(files), strict=True):
+        try:
+            picture = read_rgb(file)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failures += 1
+            continue
+        image = functional.to_dtype(functional.pil_to_tensor(picture), scale=True)
+        image = image.to(next(model.parameters()).device)
+        output = run_model(model, [image], autocast_dtype(cfg))[0]
+        drawing = draw_detections(
+            picture, output, names, score_threshold=score_threshold, mask_threshold=mask_threshold
+        )
+        found = _described(output, names, score_threshold, mask_threshold)
+        answer = {"file": str(file), "width": picture.width, "height": picture.height, "detections": found}
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            drawing.save(output_dir / f"{stem}.jpg", quality=92)
+            (output_dir / f"{stem}.json").write_text(json.dumps(answer, indent=1) + "\n")
+        except OSError as error:
+            raise ConvbodyError(f"cannot write to {output_dir}: {error}") from error
+        print(json.dumps(answer) if as_json else f"{file}: {_summary(found)} -> {output_dir / stem}.jpg")
+    return 1 if failures else 0
+
+
+def find_images(words: Sequence[str]) -> Iterator[Path]:
+    """The image files that ``words`` name: files, folders (the images in them), or glob patterns, in order.
+
+    Raises ConvbodyError for a word that names nothing.
+    """
+    if not words:
+        raise ConvbodyError("no image given; name files, folders or patterns such as 'photos/*.jpg'")
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(map(Path, glob.glob(word, recursive=True)))
+        if not found:
+            raise ConvbodyError(
+                f"{word}: no image in this folder" if path.is_dir() else f"{word}: no such image"
+            )
+        yield from found
+
+
+def _distinct_stems(files: Sequence[Path]) -> list[str]:
+    """Names for the outputs, numbered where two images have the same."""
+    stems, seen = [], Counter[str]()
+    for file in files:
+        seen[file.stem] += 1
+        number = f"_{seen[file.stem]}" if seen[file.stem] > 1 else ""
+        stems.append(f"{file.stem}_detections{number}")
+    return stems
+
+
+def _described(
+    output: dict[str, Tensor], names: Sequence[str], score_threshold: float, mask_threshold: float
+) -> list[dict[str, Any]]:
+    """The detections above the threshold, best first.
+
+    Of each "class", "label", "score", "box" (x1, y1, x2, y2), and where the detector gives them "segmentation"
+    (COCO run lengths) and "keypoints" (x, y, visibility of each).
+    """
+    keep = output["scores"] >= score_threshold
+    kept = {name: value[keep] for name, value in output.items()}
+    labels = kept["labels"].tolist() if "labels" in kept else [1] * int(keep.sum())
+    same = {label: label for label in {1, *labels}}
+    described = []
+    for label, record in zip(labels, coco_records(kept, 0, same, mask_threshold), strict=True):
+        x, y, width, height = record["bbox"]
+        name = names[label - 1] if label <= len(names) else f"class {label}"
+        entry = {"class": name, "label": label, "score": record["score"]}
+        entry["box"] = [x, y, round(x + width, 3), round(y + height, 3)]
+        entry |= {key: record[key] for key in ("segmentation", "keypoints") if key in record}
+        described.append(entry)
+    return sorted(described, key=lambda entry: -entry["score"])
+
+
+def _summary(found: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(entry["class"] for entry in found)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
