@@ -36,8 +36,8 @@ def predict(
     """Detect objects in ``images`` (files, folders, glob patterns) with the trained detector of ``cfg``.
 
     For each image, ``<name>_detections.jpg`` (what scores ``score_threshold`` or more, drawn) and
-    ``<name>_detections.json`` go to ``output_dir``, and one line to stdout: for people, or with ``as_json`` the
-    JSON itself. An image that cannot be read is named on stderr, and the others are done all the same.
+    ``<name>_detections.json`` go to ``output_dir``, and one line to stdout: for people, or with ``as_json``
+    the JSON itself. An image that cannot be read is named on stderr, and the others are done all the same.
 
     Returns the exit status: 0, or 1 when an image could not be read. Raises ConvbodyError where there are no
     weights, or where ``output_dir`` cannot be written.
@@ -109,8 +109,8 @@ def _described(
 ) -> list[dict[str, Any]]:
     """The detections above the threshold, best first.
 
-    Of each "class", "label", "score", "box" (x1, y1, x2, y2), and where the detector gives them "segmentation"
-    (COCO run lengths) and "keypoints" (x, y, visibility of each).
+    Of each "class", "label", "score", "box" (x1, y1, x2, y2), and where the detector gives them
+    "segmentation" (COCO run lengths) and "keypoints" (x, y, visibility of each).
     """
     keep = output["scores"] >= score_threshold
     kept = {name: value[keep] for name, value in output.items()}

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 def load_trained(cfg: Config, weights: Path | str | None = None) -> Detector:
     """The detector of ``cfg`` with trained weights, in evaluation mode on its device.
 
-    ``weights`` is any file that MODEL.WEIGHT may name, as long as it holds all of the detector. Without it, the
-    run in OUTPUT_DIR is taken: its best checkpoint, or the newest where none was evaluated.
+    ``weights`` is any file that MODEL.WEIGHT may name, as long as it holds all of the detector. Without it,
+    the run in OUTPUT_DIR is taken: its best checkpoint, or the newest where none was evaluated.
     Raises ConvbodyError where there are no weights, or not those of this detector.
     """
     model = build_detector(cfg)
@@ -31,7 +31,7 @@ def load_trained(cfg: Config, weights: Path | str | None = None) -> Detector:
         report = load_weights(model, weights)
         if report.missing or report.wrong_shape:
             raise ConvbodyError(
-                f"{report} - these are not all weights of this detector; use the config they were trained with"
+                f"{report} - not all weights of this detector; use the config they were trained with"
             )
     else:
         weights, state = _run_weights(Path(cfg.OUTPUT_DIR))
@@ -55,14 +55,15 @@ def class_names(cfg: Config) -> list[str]:
 
 
 def _run_weights(output_dir: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file with the weights to use of a run, and these: the averaged ones where training kept an average."""
+    """The file with the weights to use of a run, and these: the averaged ones where there is an average."""
     folder = CheckpointFolder(output_dir / "checkpoints", keep=0)
     if folder.best.exists():
         return folder.best, read_checkpoint(folder.best)["model"]
     newest = folder.newest_readable()
     if newest is None:
         raise ConvbodyError(
-            f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a finished run, or give --weights"
+            f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a trained run, or give "
+            "--weights"
         )
     path, payload = newest
     return path, payload.get("ema") or payload["model"]
@@ -73,6 +74,6 @@ def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: 
     odd += [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
     if odd:
         raise ConvbodyError(
-            f"{path} is of another detector: {len(odd)} tensors differ, such as {odd[0]}; use the config it was "
-            f"trained with ({path.parent.parent / 'config.yaml'})"
+            f"{path} is of another detector: {len(odd)} tensors differ, such as {odd[0]}; use the config it "
+            f"was trained with ({path.parent.parent / 'config.yaml'})"
         )

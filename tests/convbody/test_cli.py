@@ -96,7 +96,7 @@ def test_processes_started_by_torchrun_are_one_group(tmp_path):
         "run(main)\n"
     )
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program],
         check=True, timeout=120, capture_output=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""tools/predict.py and tools/test_net.py, run as programs on a tiny detector with the weights it was born with."""
+"""tools/predict.py and tools/test_net.py, run as programs on a tiny detector with random weights."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def write_report(
     seconds: float | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``output_dir/report.html`` and give its path. The page holds its images, charts and styles itself.
+    """Write ``output_dir/report.html`` and give its path. The page holds all it shows itself.
 
     Args:
         output_dir: the run's folder; ``metrics.jsonl`` in it, if any, gives the training curves.

@@ -1,4 +1,4 @@
-"""A detector that knows the answers, for tests of what is done with them; and a process group of such detectors."""
+"""A detector that knows the answers, for tests of what is done with them, alone and in a process group."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open_shapes(folder: Path, cfg: Config) -> CocoDataset:
 
 
 class OracleDetector(nn.Module):
-    """Recognises the pictures of a data set and gives their ground truth, all of it or without some images."""
+    """Recognises the pictures of a data set and gives their ground truth, but that of some."""
 
     def __init__(self, dataset: CocoDataset, blind_to: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def _fingerprint(image: Tensor) -> float:
 
 
 def evaluate_in_group(rank: int, world_size: int, port: int, folder: Path, results: Any) -> None:
-    """One process of ``world_size``: evaluates the shapes and puts (rank, result, batches) into ``results``."""
+    """One process of ``world_size``: evaluates the shapes, puts (rank, result, batches) into ``results``."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),

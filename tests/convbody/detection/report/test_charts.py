@@ -64,7 +64,9 @@ def test_lines_differ_in_colour_or_dash():
 
 
 def test_text_cannot_break_out():
-    assert re.search(r'aria-label="a &lt;title&gt;"', line_chart([Series("a", [1], [1])], title="a <title>", x_label="", y_label=""))  # fmt: skip
+    chart = line_chart([Series("a", [1], [1])], title='"<b>', x_label="<i>", y_label="<u>")
+    assert 'aria-label="&quot;&lt;b&gt;"' in chart
+    assert not re.search("<[biu]>", chart)
 
 
 def test_the_best_the_worst_and_others_are_chosen_once_each():

@@ -131,11 +131,13 @@ def test_a_browser_shows_it_without_errors_or_requests(run_folder, tmp_path):
     if chromium is None:
         pytest.skip("no chromium to look at the page with")
     report = run_folder[0] / "report.html"
-    # What the browser itself sees goes into the title, which is in the dump: sizes of pictures, requests made.
+    # What the browser itself sees goes into the title, which is in the dump.
     probe = """<script>addEventListener("load", () => {
         const small = [...document.images].filter(image => image.naturalWidth < 100).length;
-        const flat = [...document.querySelectorAll("figure.chart > svg")].filter(svg => svg.clientHeight < 100).length;
-        const asked = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
+        const charts = [...document.querySelectorAll("figure.chart > svg")];
+        const flat = charts.filter(svg => svg.clientHeight < 100).length;
+        const entries = performance.getEntriesByType("resource");
+        const asked = entries.filter(entry => !entry.name.startsWith("data:")).length;
         const wide = document.documentElement.scrollWidth > innerWidth ? 1 : 0;
         document.title = `small ${small} flat ${flat} asked ${asked} wide ${wide}`; })</script>"""
     probed = tmp_path / "probed.html"
@@ -145,8 +147,8 @@ def test_a_browser_shows_it_without_errors_or_requests(run_folder, tmp_path):
             [
                 chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--enable-logging=stderr", f"--user-data-dir={tmp_path / str(width)}", f"--window-size={width},900",
-                "--dump-dom", probed.as_uri(),
+                "--enable-logging=stderr", f"--user-data-dir={tmp_path / str(width)}",
+                f"--window-size={width},900", "--dump-dom", probed.as_uri(),
             ],
             capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
