@@ -1,0 +1,174 @@
+"""Whole runs: from a config to weights, metrics and a report."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from convbody.detection.data import make_synthetic
+from convbody.detection.train import build_initial_detector, class_count_key, train_detector
+from registry import ConfigError, ConvbodyError, load_cfg
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = ROOT / "configs" / "synthetic"
+NARROW = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8]
+SMALL = [
+    *NARROW,
+    *["MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 16, "INPUT.MIN_SIZE_TRAIN", [64], "INPUT.MIN_SIZE_TEST", 64],
+    *["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.LOG_PERIOD", 1, "SOLVER.TENSORBOARD", False],
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    make_synthetic(root / "synthetic" / "train", images=8, size=64, seed=0)
+    make_synthetic(root / "synthetic" / "test", images=3, size=64, seed=1)
+    return root
+
+
+@pytest.fixture
+def small_cfg(shapes, tmp_path, monkeypatch):
+    """``small_cfg(name, *opts)``: a shipped config, cut down to two iterations on tiny images."""
+    monkeypatch.setenv("CONVBODY_DATASETS", str(shapes))
+
+    def load(name, *opts):
+        return load_cfg(CONFIGS / f"{name}.yaml", [*SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *opts])
+
+    return load
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "retinanet"])
+def test_a_run_leaves_weights_metrics_and_a_report(small_cfg, name):
+    cfg = small_cfg(name)
+    result = train_detector(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert result.iteration == 2 and "bbox/AP50" in result.metrics
+    assert ("segm/AP50" in result.metrics) == cfg.MODEL.MASK_ON
+    assert rows[-1]["eval"] == result.metrics
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert load_cfg(folder / "config.yaml") == cfg
+    start = build_initial_detector(cfg).state_dict()
+    trained = torch.load(folder / "checkpoints" / "iter_0000002.pth", weights_only=True)["model"]
+    assert trained.keys() == start.keys()
+    assert any(not torch.equal(trained[key], start[key]) for key in start)
+
+
+def test_the_same_seed_starts_from_the_same_weights(small_cfg):
+    def first(cfg):
+        return build_initial_detector(cfg).state_dict()["backbone.body.stem.conv1.weight"]
+
+    assert torch.equal(first(small_cfg("faster_rcnn")), first(small_cfg("faster_rcnn")))
+    assert not torch.equal(first(small_cfg("faster_rcnn")), first(small_cfg("faster_rcnn", "SEED", 1)))
+
+
+def test_a_trained_detector_is_a_weight_file(small_cfg):
+    cfg = small_cfg("faster_rcnn", "DATASETS.TEST", ())
+    trained = train_detector(cfg).model.state_dict()
+    file = str(Path(cfg.OUTPUT_DIR) / "checkpoints" / "iter_0000002.pth")
+    loaded = build_initial_detector(small_cfg("faster_rcnn", "MODEL.WEIGHT", file)).state_dict()
+    for key in trained:
+        if not key.endswith("num_batches_tracked"):  # a counter that nothing reads, no weight
+            assert torch.equal(loaded[key], trained[key]), key
+
+
+def test_resuming_a_finished_or_a_broken_off_run(small_cfg, tmp_path):
+    whole = train_detector(
+        small_cfg("faster_rcnn", "DATASETS.TEST", (), "OUTPUT_DIR", str(tmp_path / "whole"))
+    )
+    cfg = small_cfg("faster_rcnn", "DATASETS.TEST", (), "SOLVER.CHECKPOINT_PERIOD", 1)
+    train_detector(cfg)
+    (Path(cfg.OUTPUT_DIR) / "checkpoints" / "iter_0000002.pth").unlink()
+    resumed = train_detector(cfg, resume=True)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+
+
+def test_wrong_class_count_is_said_before_training(small_cfg):
+    with pytest.raises(ConfigError, match=r"3 classes.*MODEL\.ROI_BOX_HEAD\.NUM_CLASSES = 81"):
+        train_detector(small_cfg("faster_rcnn", "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81))
+
+
+@pytest.mark.parametrize(
+    "name, opts, key",
+    [
+        ("mask_rcnn", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES"),
+        ("retinanet", (), "MODEL.RETINANET.NUM_CLASSES"),
+        ("fcos", (), "MODEL.FCOS.NUM_CLASSES"),
+        ("faster_rcnn", ("MODEL.RPN_ONLY", True), None),
+    ],
+)
+def test_every_detector_knows_its_class_count(small_cfg, name, opts, key):
+    assert class_count_key(small_cfg(name, *opts)) == key
+
+
+def test_weights_that_do_not_fit_are_refused(small_cfg, tmp_path):
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ConvbodyError, match=r"other\.pth"):
+        train_detector(small_cfg("faster_rcnn", "MODEL.WEIGHT", str(tmp_path / "other.pth")))
+
+
+def test_non_finite_loss_names_term_iteration_and_images(small_cfg):
+    cfg = small_cfg("faster_rcnn", "SOLVER.BASE_LR", 1e12, "SOLVER.WARMUP_FACTOR", 1.0, "SOLVER.MAX_ITER", 20,
+                    "SOLVER.CLIP_GRADIENTS.ENABLED", False)  # fmt: skip
+    with pytest.raises(ConvbodyError, match=r"loss_\w+ .*iteration \d+") as error:
+        train_detector(cfg)
+    assert "resume" in str(error.value)
+    assert list((Path(cfg.OUTPUT_DIR) / "checkpoints").glob("iter_*.pth")), "the state before is saved"
+
+
+def train_command(cfg_file, *opts):
+    return [
+        sys.executable,
+        str(ROOT / "tools" / "train_net.py"),
+        "--config-file",
+        str(cfg_file),
+        *map(str, opts),
+    ]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_a_message(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVBODY_DATASETS", str(shapes))
+    opts = [*SMALL, "OUTPUT_DIR", tmp_path / "run", "SOLVER.MAX_ITER", 100_000, "DATASETS.TEST", "()"]
+    process = subprocess.Popen(
+        train_command(CONFIGS / "faster_rcnn.yaml", *opts),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "iter 3/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 0, rest
+    assert "--resume" in rest and "Traceback" not in rest
+    assert len(list((tmp_path / "run" / "checkpoints").glob("iter_*.pth"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_one_detector(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVBODY_DATASETS", str(shapes))
+    command = train_command(CONFIGS / "mask_rcnn.yaml", *SMALL, "OUTPUT_DIR", tmp_path / "run")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    done = subprocess.run([*torchrun, *command[1:]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert sum("eval" in json.loads(row) for row in rows) == 1, "one log, not one per process"
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_mask_rcnn_learns_the_shapes(tmp_path, monkeypatch):
+    """The bar of the synthetic set: masks at AP50 0.7, within a CPU budget that a test can afford."""
+    make_synthetic(tmp_path / "synthetic" / "train", images=200, seed=0)
+    make_synthetic(tmp_path / "synthetic" / "test", images=40, seed=1)
+    monkeypatch.setenv("CONVBODY_DATASETS", str(tmp_path))
+    cfg = load_cfg(CONFIGS / "mask_rcnn.yaml", ["SOLVER.MAX_ITER", 150, "OUTPUT_DIR", str(tmp_path / "run")])
+    metrics = train_detector(cfg).metrics
+    assert metrics["segm/AP50"] >= 0.7, metrics
