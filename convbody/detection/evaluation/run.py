@@ -88,7 +88,8 @@ def flat_metrics(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
 
 def tasks_of(cfg: Config) -> list[str]:
     """What the configured detector is scored on, the boxes first."""
-    if cfg.MODEL.RPN_ONLY:
+    one_stage = cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN"
+    if cfg.MODEL.RPN_ONLY and not one_stage:  # published RetinaNet configs set RPN_ONLY, too
         return ["proposals"]
     return ["bbox"] + ["segm"] * bool(cfg.MODEL.MASK_ON) + ["keypoints"] * bool(cfg.MODEL.KEYPOINT_ON)
 

@@ -57,6 +57,11 @@ def test_proposals_are_scored_with_rpn_only(shapes):
     assert result.per_class[0].keys() == {"class", "ground_truth"}
 
 
+def test_retinanet_with_rpn_only_as_published_is_scored_on_its_boxes(shapes):
+    result, _ = run(shapes, "MODEL.RPN_ONLY", True, "MODEL.RETINANET_ON", True)
+    assert result.metrics["bbox/AP"] == pytest.approx(1.0)
+
+
 def test_batches_hold_the_configured_number_of_images(shapes):
     assert run(shapes, "TEST.IMS_PER_BATCH", 3)[1].batches == [3, 3, 1]
 
