@@ -98,8 +98,8 @@ def _check_class_counts(cfg: Config) -> None:
 
 def class_count_key(cfg: Config) -> str | None:
     """The config key that holds the number of classes of the configured detector; None without classes."""
-    if cfg.MODEL.RPN_ONLY:
-        return None
     if cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         return "MODEL.RETINANET.NUM_CLASSES"
-    return "MODEL.FCOS.NUM_CLASSES" if cfg.MODEL.META_ARCHITECTURE == "FCOS" else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        return "MODEL.FCOS.NUM_CLASSES"
+    return None if cfg.MODEL.RPN_ONLY else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"

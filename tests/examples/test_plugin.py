@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -25,9 +26,12 @@ def environment(tmp_path_factory):
     (site / "outer.pth").write_text("\n".join(lines) + "\n")
     python = folder / "bin" / "python"
     source = folder / "source"
-    subprocess.run(["cp", "-r", ROOT / "examples" / "plugin", source], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", source]
-    subprocess.run(pip, check=True)
+    shutil.copytree(ROOT / "examples" / "plugin", source)
+    # Built here, where setuptools is recent: an old Python puts an old one into a new environment.
+    pip = ["-m", "pip", "--quiet"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+    subprocess.run([sys.executable, *wheel], check=True)
+    subprocess.run([python, *pip, "install", "--no-deps", *folder.glob("*.whl")], check=True)
     return python
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backbones import Backbone, FeatureInfo
-from backbones.layers import norm_from_cfg
+from backbones.layers.norm import norm_from_cfg
 from registry import Config, config_section, family_defaults
 
 

@@ -98,7 +98,7 @@ def test_wrong_class_count_is_said_before_training(small_cfg):
     "name, opts, key",
     [
         ("mask_rcnn", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES"),
-        ("retinanet", (), "MODEL.RETINANET.NUM_CLASSES"),
+        ("retinanet", ("MODEL.RPN_ONLY", True), "MODEL.RETINANET.NUM_CLASSES"),
         ("fcos", (), "MODEL.FCOS.NUM_CLASSES"),
         ("faster_rcnn", ("MODEL.RPN_ONLY", True), None),
     ],
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_exits_with_a_message(shapes, tmp_path, monkeypatch):
 def test_two_processes_train_and_evaluate_one_detector(shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("CONVBODY_DATASETS", str(shapes))
     command = train_command(CONFIGS / "mask_rcnn.yaml", *SMALL, "OUTPUT_DIR", tmp_path / "run")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run([*torchrun, *command[1:]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
