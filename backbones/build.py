@@ -39,6 +39,15 @@ class BodyAndNeck(Backbone):
             self.fpn = neck
         self.feature_info = body.feature_info if neck is None else neck.feature_info
 
+    @property
+    def frozen_stages(self) -> int:
+        """How many stages are frozen; kept by the body, which may be put to training on its own."""
+        return self.body.frozen_stages
+
+    @frozen_stages.setter
+    def frozen_stages(self, count: int) -> None:
+        self.body.frozen_stages = count
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> features, finest first."""
         features: list[Tensor] = self.body(x)

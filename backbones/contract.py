@@ -50,7 +50,7 @@ def assert_backbone_contract(
         _check_gradients(name, model)
         _check_freeze(name, cfg, model)
         if data_parallel:
-            at = min(2, len(model.stages())) if isinstance(model, Backbone) else 0
+            at = min(2, len(model.stages()) - 1) if isinstance(model, Backbone) else 0
             failure = check_data_parallel(_at(cfg, at))
             _require(not failure, name, "two-process data-parallel training", failure)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +43,9 @@ class LoadReport:
 
 def grouped(names: Sequence[str], most: int = 6) -> list[str]:
     """Names by their module, "body.layer4 (60)": the largest groups, then "..." when there are more."""
-    counts = Counter(".".join(name.split(".")[:3][: max(1, name.count("."))]) for name in names)
-    texts = [f"{group} ({count})" if count > 1 else group for group, count in counts.most_common(most)]
-    return texts + ["..."] if len(counts) > most else texts
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(".".join(name.split(".")[:-1][:3]), []).append(name)
+    largest = sorted(groups.items(), key=lambda item: -len(item[1]))
+    texts = [f"{group} ({len(held)})" if len(held) > 1 else held[0] for group, held in largest[:most]]
+    return texts + ["..."] if len(groups) > most else texts

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent / "golden" / "resnet.json"
 
 
 def weight_values(name: str, shape: torch.Size, damp: float) -> np.ndarray:
-    """Each tensor is drawn from a generator of its own, seeded by its name; ``damp`` shrinks residual branches."""
+    """Each tensor has a generator of its own, seeded by its name; ``damp`` shrinks residual branches."""
     generator = np.random.default_rng(crc32(name.encode()))
     leaf = name.split(".")[-1]
     if ".offset." in f".{name}":

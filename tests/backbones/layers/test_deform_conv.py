@@ -21,7 +21,7 @@ def test_without_displacement_it_is_a_convolution(modulated, deformable_groups, 
 
 
 def test_each_group_displaces_its_own_channels_and_has_its_own_factors():
-    """Group 1 looks one pixel to the right, group 2 stays; the factors of group 2 are switched off, then on."""
+    """Group 1 looks one pixel to the right, group 2 stays; the factors of group 2 are off, then on."""
     conv = DFConv2d(2, 1, True, kernel_size=1, deformable_groups=2)
     torch.nn.init.zeros_(conv.offset.weight)
     torch.nn.init.ones_(conv.conv.weight)

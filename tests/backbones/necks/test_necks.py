@@ -59,7 +59,9 @@ def test_p6_comes_from_c5_or_p5(width, use_c5, in_channels):
     neck = build_retinanet_fpn(cfg(*opts), INFO)
     given = features(64, 64)
     outputs = neck(given)
-    source = given[3] if use_c5 and width != 64 else outputs[2]  # of equal width, the published models take P5
+    source = (
+        given[3] if use_c5 and width != 64 else outputs[2]
+    )  # of equal width, the published models take P5
     assert neck.top_blocks.p6.in_channels == in_channels
     torch.testing.assert_close(outputs[3], neck.top_blocks.p6(source))
     torch.testing.assert_close(outputs[4], neck.top_blocks.p7(outputs[3].relu()))

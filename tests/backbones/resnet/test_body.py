@@ -73,7 +73,11 @@ def test_norm_of_stem_and_blocks(published, name, norm):
     wanted = {"FixedBatchNorm": "FrozenBatchNorm2d", "GN": "GroupNorm", "BatchNorm": "BatchNorm2d"}.get(
         norm, "SyncBatchNorm"
     )
-    kinds = {type(m).__name__ for m in body.modules() if "Norm" in type(m).__name__ and "With" not in type(m).__name__}
+    kinds = {
+        type(m).__name__
+        for m in body.modules()
+        if "Norm" in type(m).__name__ and "With" not in type(m).__name__
+    }
     assert kinds == {wanted}
     assert len(body(torch.rand(2, 3, 64, 64))) == 4
 
