@@ -48,9 +48,9 @@ class ToyNet(nn.Module):
         return self.head(self.dropout(self.norm(self.conv(x)).relu().mean(dim=(2, 3))))
 
 
-def network(**kwargs: Any) -> ToyNet:
+def network(seed: int = 7, **kwargs: Any) -> ToyNet:
     """The same initial weights every time."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     return ToyNet(**kwargs)
 
 
@@ -107,7 +107,8 @@ def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any
 
         options["batches"] = batches
     distributed.init_from_env()
-    model = network(**options.pop("network", {}))
+    # Other processes begin with other weights, which must not matter.
+    model = network(7 + distributed.rank(), **options.pop("network", {}))
     result = run(folder, config(**changes), model, **options)
     torch.save((model.state_dict(), result.model.state_dict()), folder / f"final_{distributed.rank()}.pth")
     distributed.shutdown()
