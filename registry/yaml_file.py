@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from registry.errors import ConfigError
 
 BASE_KEY = "_BASE_"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def read_chain(path: str | Path) -> list[Located]:
     """The file's tree, after those of its ``_BASE_`` files (paths relative to the file), bases first.
 
     Raises:
-        ConfigError: no such file, not YAML, a key given twice, or bases that form a circle.
+        ConfigError: no such file, not YAML, or bases that form a circle.
     """
     return list(_chain(Path(path), ()))
 
@@ -99,8 +101,8 @@ def _located(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Located:
     for key_node, value_node in node.value:
         key = str(loader.construct_object(key_node))
         place = Located(None, path, key_node.start_mark.line + 1)
-        if key in children:
-            raise ConfigError(f"key {key} is given twice: {children[key].where} and {place.where}")
+        if key in children:  # in published files, too; as YAML readers do, the last counts
+            logger.warning("%s: %s replaces the one at %s whole", place.where, key, children[key].where)
         child = _located(loader, value_node, path)
         children[key] = Located(child.value, path, place.line)
     return Located(children, path, line)

@@ -93,7 +93,6 @@ def test_longest_family_pattern_has_the_last_word(monkeypatch):
         ("SOLVER:\n  MAX_ITER: 1.5\n", 2, ["SOLVER.MAX_ITER", "an int"]),
         ("MODEL:\n  MASK_ON: 1\n", 2, ["MODEL.MASK_ON", "True or False"]),
         ("A: [1\nB: 2\n", 2, ["not valid YAML"]),
-        ("SOLVER: {MAX_ITER: 1}\nSOLVER: {MAX_ITER: 2}\n", 2, ["SOLVER", "twice"]),
         ("MODEL:\n  MASK_ON:\n", 2, ["MODEL.MASK_ON", "None"]),
     ],
 )
@@ -105,6 +104,13 @@ def test_mistakes_name_key_file_and_line(write, text, line, words):
     assert f"{path}:{line}" in message
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def test_a_key_given_twice_counts_the_last_time_and_is_said(write, caplog):
+    path = write("twice.yaml", "SOLVER: {MAX_ITER: 1, BASE_LR: 5.0}\nSOLVER: {MAX_ITER: 2}\n")
+    cfg = load_cfg(path)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (2, load_cfg(None).SOLVER.BASE_LR)
+    assert f"{path}:2: SOLVER" in caplog.text and f"{path}:1" in caplog.text
 
 
 def test_unreadable_files_are_named(tmp_path, write):
