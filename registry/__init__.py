@@ -3,7 +3,7 @@
 from registry import builtin as builtin
 from registry.config import Config, config_section, family_defaults, get_cfg, source_of
 from registry.conv_body import ConvBody, parse_conv_body
-from registry.core import Registry
+from registry.core import REGISTRIES, Registry
 from registry.errors import (
     ConfigError,
     ConvbodyError,
@@ -18,7 +18,6 @@ from registry.registries import (
     BODIES,
     NECKS,
     NORMS,
-    REGISTRIES,
     STAGE_SPECS,
     STEM_MODULES,
     TRANSFORMATION_MODULES,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import Any
 
+from registry.builtin import REGISTRY_MODULES
 from registry.config import get_cfg, value_of
-from registry.core import Registry
+from registry.core import REGISTRIES, Registry
 from registry.errors import ConvbodyError
 from registry.merge import dotted_keys
 from registry.plugins import load_plugins
-from registry.registries import REGISTRIES
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the names of one registry with their places, or the config keys with their defaults."""
+    for module in REGISTRY_MODULES:
+        import_module(module)
     parser = argparse.ArgumentParser(prog="python -m registry", description=main.__doc__)
     parser.add_argument("kind", nargs="?", choices=[*REGISTRIES, "config"], help="what to list")
     parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern such as 'R-*'")
@@ -26,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         load_plugins(args.plugin, "--plugin")
         if args.kind is None:
             for kind, registry in REGISTRIES.items():
-                print(f"{kind:16} {len(registry):4} names")
-            print(f"{'config':16} {len(dotted_keys(get_cfg())):4} keys")
+                print(f"{kind:28} {len(registry):4} names")
+            print(f"{'config':28} {len(dotted_keys(get_cfg())):4} keys")
         elif args.kind == "config":
             _print_config(args.pattern)
         else:

@@ -14,6 +14,9 @@ CONFIG_MODULES = (
     "convbody.detection.data.config",
 )
 
+#: Modules that hold further registries, read by ``python -m registry``; they import no torch.
+REGISTRY_MODULES = ("convbody.detection.heads.registries",)
+
 _RESNETS = ("R-18", "R-34", "R-50", "R-101", "R-152")
 _NORM_WORDS = ("FixedBatchNorm", "GN", "BatchNorm", "SyncBN")
 _NECKS = ("C4", "C5", "FPN", "FPN-RETINANET")

@@ -16,6 +16,9 @@ from registry.source import Found, find_object, find_target
 T = TypeVar("T")
 U = TypeVar("U")
 
+#: Every registry with an entry-point group, by the last part of the group's name.
+REGISTRIES: dict[str, Registry[Any]] = {}
+
 
 @dataclass
 class _Entry(Generic[T]):
@@ -40,14 +43,19 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the things are, for messages: "norm", "backbone body".
-        group: entry-point group read from installed distributions, e.g. ``"convbody.norms"``.
-        listing: the command that lists every name, for messages.
+        group: entry-point group read from installed distributions, e.g. ``"convbody.norms"``; its last part
+            is the name under which ``python -m registry`` lists the registry.
+        listing: the command that lists every name, for messages, where it is another one.
     """
 
     def __init__(self, kind: str, group: str | None = None, listing: str | None = None) -> None:
         self.kind = kind
         self.group = group
         self.listing = listing
+        if group is not None:
+            short = group.rpartition(".")[2]
+            self.listing = listing or f"python -m registry {short}"
+            REGISTRIES[short] = self
         self._entries: dict[str, _Entry[T]] = {}
         self._entry_points_read = group is None
 

@@ -1,4 +1,4 @@
-"""The registries of this project. What ships with it is listed in :mod:`registry.builtin`."""
+"""The registries of backbones. What ships with it is listed in :mod:`registry.builtin`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,14 @@ from registry.core import Registry
 #: Whole CONV_BODY names -> ``builder(cfg) -> module``, for backbones that are not a body plus a neck.
 BACKBONES: Registry[Any] = Registry("backbone", "convbody.backbones", "python tools/list_backbones.py")
 #: The part of a CONV_BODY before the neck -> ``builder(cfg) -> Backbone``.
-BODIES: Registry[Any] = Registry("backbone body", "convbody.bodies", "python -m registry bodies")
+BODIES: Registry[Any] = Registry("backbone body", "convbody.bodies")
 #: The part after the body -> ``builder(cfg, feature_info) -> neck``.
-NECKS: Registry[Any] = Registry("neck", "convbody.necks", "python -m registry necks")
+NECKS: Registry[Any] = Registry("neck", "convbody.necks")
 #: First layers of a ResNet, MODEL.RESNETS.STEM_FUNC.
-STEM_MODULES: Registry[Any] = Registry("ResNet stem", "convbody.stems", "python -m registry stems")
+STEM_MODULES: Registry[Any] = Registry("ResNet stem", "convbody.stems")
 #: Residual blocks of a ResNet, MODEL.RESNETS.TRANS_FUNC.
-TRANSFORMATION_MODULES: Registry[Any] = Registry(
-    "ResNet block", "convbody.transformations", "python -m registry transformations"
-)
+TRANSFORMATION_MODULES: Registry[Any] = Registry("ResNet block", "convbody.transformations")
 #: Stages of a ResNet by CONV_BODY or by body name -> tuple of StageSpec.
-STAGE_SPECS: Registry[Any] = Registry("stage spec", "convbody.stage_specs", "python -m registry stage_specs")
+STAGE_SPECS: Registry[Any] = Registry("stage spec", "convbody.stage_specs")
 #: Normalisation layers -> ``constructor(channels)``.
-NORMS: Registry[Any] = Registry("norm", "convbody.norms", "python -m registry norms")
-
-#: Each registry by the name that ``python -m registry NAME`` lists it under.
-REGISTRIES: dict[str, Registry[Any]] = {
-    "backbones": BACKBONES,
-    "bodies": BODIES,
-    "necks": NECKS,
-    "stems": STEM_MODULES,
-    "transformations": TRANSFORMATION_MODULES,
-    "stage_specs": STAGE_SPECS,
-    "norms": NORMS,
-}
+NORMS: Registry[Any] = Registry("norm", "convbody.norms")
