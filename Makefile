@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BODY   ?= timm/tf_efficientnet_lite0-FPN
-OUTPUT ?= runs/quickstart
+OUTPUT ?= runs/quickstart/$(subst /,_,$(BODY))
 JOBS   ?= 2
 
 BIN   := $(VENV)/bin
@@ -36,7 +36,7 @@ endif
 quickstart: $(READY)  ## train and evaluate a detector on real photographs [BODY=R-18-FPN]
 	@$(BIN)/python tools/prepare_data.py trees
 	@$(BIN)/python tools/train_net.py --config-file $(QUICKSTART_CONFIG) \
-		MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
+		--resume MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
 	@echo "The report: $(OUTPUT)/report.html"
 
 test: $(READY)    ## run the fast tests

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.weights import load_weights
 from convbody.detection.data import build_train_batches, check_class_count, train_datasets
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
+from convbody.detection.evaluation.run import evaluation_folder
 from convbody.detection.model import Detector, build_detector
 from convbody.detection.report import write_report
 from convbody.training import distributed
@@ -56,8 +57,10 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         stages=model.backbone.stages(),
         resume=resume,
     )
-    if latest and not result.interrupted and distributed.is_main():
-        logger.info("wrote %s", write_report(output_dir, cfg, latest, seconds=time.monotonic() - started))
+    if cfg.DATASETS.TEST and not result.interrupted and distributed.is_main():
+        # Nothing new where a finished run was resumed: the page is made of what that run has left.
+        results = latest or _saved_results(cfg, output_dir)
+        logger.info("wrote %s", write_report(output_dir, cfg, results, seconds=time.monotonic() - started))
     return result
 
 
@@ -87,6 +90,10 @@ def detector_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def image_ids(batch: Batch) -> list[str]:
     """The data set's ids of the images in a batch."""
     return [str(int(target["image_id"])) for target in batch[1]]
+
+
+def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]:
+    return {name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST}
 
 
 def _check_class_counts(cfg: Config) -> None:

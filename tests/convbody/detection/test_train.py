@@ -59,6 +59,16 @@ def test_a_run_leaves_weights_metrics_and_a_report(small_cfg, name):
     assert any(not torch.equal(trained[key], start[key]) for key in start)
 
 
+def test_resuming_a_finished_run_keeps_its_results_and_makes_its_report_again(small_cfg):
+    cfg = small_cfg("faster_rcnn")
+    first = train_detector(cfg)
+    report = Path(cfg.OUTPUT_DIR) / "report.html"
+    report.unlink()
+    again = train_detector(cfg, resume=True)
+    assert again.iteration == 2 and again.metrics == first.metrics
+    assert report.exists()
+
+
 def test_the_same_seed_starts_from_the_same_weights(small_cfg):
     def first(cfg):
         return build_initial_detector(cfg).state_dict()["backbone.body.stem.conv1.weight"]
