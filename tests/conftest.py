@@ -4,9 +4,8 @@ import os
 import random
 import sys
 
-# Before torch or matplotlib is imported anywhere: one thread a process, and no display.
+# Before torch is imported anywhere: the processes that run tests share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 from hypothesis import settings

@@ -16,7 +16,7 @@ NOT_INSTALLED = ["tests", "scripts", "benchmarks"]
 
 # Modules that configs and the registry read before anything is built.
 LIGHT = ["registry/**/*.py", "**/config.py", "**/__init__.py"]
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "pycocotools"}
+HEAVY = {"torch", "torchvision", "timm", "pycocotools", "jinja2"}
 
 
 def sources(*patterns: str) -> list[str]:
