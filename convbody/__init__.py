@@ -1,3 +1,3 @@
-"""What is done with a backbone: ``convbody.detection`` feeds detection heads, ``convbody.training`` trains them."""
+"""What is done with a backbone: ``convbody.detection`` feeds heads with it, ``convbody.training`` trains."""
 
 __version__ = "0.1.0"

@@ -4,6 +4,8 @@
     python tools/train_net.py --config-file configs/quickstart/trees.yaml [KEY VALUE ...]
     python tools/train_net.py --config-file ... --resume
     torchrun --nproc-per-node 4 tools/train_net.py --config-file ...
+
+Everything that the run writes goes into OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from convbody import cli
 
 def main() -> None:
     parser = cli.common_parser(__doc__)
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate OUTPUT_DIR's checkpoint, train nothing")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint, train nothing")
     args = cli.parse(parser)
     cfg = cli.load_config(args)
     if args.eval_only:

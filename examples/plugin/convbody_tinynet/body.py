@@ -45,7 +45,8 @@ class TinyNet(Backbone):
             self.add_module(f"stage{index}", separable(channels, width, norm))
             channels = width
         self.feature_info = tuple(
-            FeatureInfo(f"stage{index}", width, 2 ** (index + 1)) for index, width in enumerate(widths, start=1)
+            FeatureInfo(f"stage{index}", width, 2 ** (index + 1))
+            for index, width in enumerate(widths, start=1)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
