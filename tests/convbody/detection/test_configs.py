@@ -1,4 +1,4 @@
-"""Every shipped training config builds the detector that it promises, and finds something to say of an image."""
+"""Every shipped training config builds the detector that it promises, which takes an image."""
 
 from pathlib import Path
 
