@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,8 @@ def environment(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(BODIES, "_entries", dict(BODIES._entries))
+    entries = {name: replace(entry) for name, entry in BODIES._entries.items()}
+    monkeypatch.setattr(BODIES, "_entries", entries)
     plugins._installed.cache_clear()
     plugins.load_plugin_modules.cache_clear()
     before = set(sys.modules)
