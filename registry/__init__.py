@@ -1,7 +1,7 @@
 """Names -> things: registries, plugins and the config. Imports no torch."""
 
 from registry import builtin as builtin
-from registry.config import Config, config_section, family_defaults, get_cfg, source_of
+from registry.config import config_section, family_defaults, get_cfg
 from registry.conv_body import ConvBody, parse_conv_body
 from registry.core import REGISTRIES, Registry
 from registry.errors import (
@@ -22,6 +22,7 @@ from registry.registries import (
     STEM_MODULES,
     TRANSFORMATION_MODULES,
 )
+from registry.tree import Config, source_of
 
 __all__ = [
     "BACKBONES",

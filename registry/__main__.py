@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import Any
 
 from registry.builtin import REGISTRY_MODULES
-from registry.config import get_cfg, value_of
+from registry.config import get_cfg
 from registry.core import REGISTRIES, Registry
 from registry.errors import ConvbodyError
 from registry.merge import dotted_keys
 from registry.plugins import load_plugins
+from registry.tree import value_of
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The config tree: defaults declared beside the code that reads them, assembled into one yacs node."""
+"""Defaults, declared beside the code that reads them and assembled into one config tree."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, TypeVar
 
-import yaml
 from yacs.config import CfgNode
 
 from registry.errors import ConfigError
+from registry.tree import Config
 
 Defaults = Mapping[str, Any]
 SectionFunction = TypeVar("SectionFunction", bound=Callable[[], Defaults])
-
-
-class Config(CfgNode):
-    """A yacs ``CfgNode`` that remembers where each value was set (see :func:`source_of`)."""
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """Dotted key -> "file:line" or "command line"; keys left at their default are absent."""
-        # yacs routes attribute assignment into the mapping, so the record lives in __dict__.
-        return self.__dict__.setdefault("_sources", {})
-
-    def dump(self) -> str:
-        """The tree as YAML that ``load_cfg`` reads back, every value written out where it stands."""
-        return yaml.dump(yaml.safe_load(super().dump()), Dumper=_WithoutAnchors)
-
-
-class _WithoutAnchors(yaml.SafeDumper):
-    """Defaults share objects; "&id001" and "*id001" would be all that a reader saw of them."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -119,24 +98,3 @@ def _apply_family_defaults(cfg: Config) -> None:
                 for part in path:
                     node = node[part]
                 node[leaf] = value
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value at a dotted key."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
-
-
-def source_of(cfg: CfgNode, key: str) -> str:
-    """Where the value at a dotted key was set: "file:line", "command line" or "default".
-
-    A key inside a mapping that was set whole has the source of the mapping.
-    """
-    sources = getattr(cfg, "sources", {})
-    while key:
-        if key in sources:
-            return str(sources[key])
-        key = key.rpartition(".")[0]
-    return "default"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from registry.config import Config
+from registry.tree import Config, source_of, value_of
 
 
 class ConvbodyError(Exception):
@@ -50,8 +48,6 @@ def describe_key(cfg: Config | None, key: str) -> str:
     """``"KEY = value, set in file:line"``, or only the key where nothing more is known."""
     if cfg is None:
         return key
-    from registry.config import source_of, value_of
-
     return f"{key} = {value_of(cfg, key)!r}, {source_phrase(source_of(cfg, key))}"
 
 

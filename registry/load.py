@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.config import Config, get_cfg, value_of
+from registry.config import get_cfg
 from registry.conv_body import parse_conv_body
 from registry.core import Registry
 from registry.errors import ConfigError, describe_key, source_phrase
 from registry.merge import check_options, coerce, merge_options, merge_tree
 from registry.plugins import load_plugins
 from registry.registries import BACKBONES, BODIES
+from registry.tree import Config, value_of
 from registry.yaml_file import Located, read_chain
 
 CONV_BODY = "MODEL.BACKBONE.CONV_BODY"

@@ -8,8 +8,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from registry.config import Config
 from registry.errors import ConfigError, UnknownKeyError, nearest_phrase, source_phrase
+from registry.tree import Config
 from registry.yaml_file import Located
 
 LISTING = "python -m registry config"

@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from registry import Config, source_of
-from registry.config import value_of
 from registry.errors import source_phrase
+from registry.tree import value_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
 from registry import Config, ConfigError, source_of
-from registry.config import value_of
+from registry.tree import value_of
 
 
 def cell_anchors(stride: int, sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry import Config, ConfigError
-from registry.config import value_of
+from registry.tree import value_of
 
 
 def iou_thresholds(cfg: Config, section: str) -> tuple[float, float]:

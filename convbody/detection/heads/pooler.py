@@ -10,7 +10,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from backbones import Backbone
 from registry import Config, ConfigError, source_of
-from registry.config import value_of
+from registry.tree import value_of
 
 
 class Pooler(MultiScaleRoIAlign):

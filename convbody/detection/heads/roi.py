@@ -22,7 +22,7 @@ from convbody.detection.heads.registries import (
     MASK_PREDICTORS,
 )
 from registry import Config, ConfigError, Registry, lookup
-from registry.config import value_of
+from registry.tree import value_of
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
