@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from yacs.config import CfgNode
 
 from registry.errors import ConfigError
-from registry.tree import Config
+from registry.tree import Config, value_of
 
 Defaults = Mapping[str, Any]
 SectionFunction = TypeVar("SectionFunction", bound=Callable[[], Defaults])
@@ -91,10 +92,15 @@ def _insert(root: Config, path: str, defaults: Defaults, where: str, owners: dic
 def _apply_family_defaults(cfg: Config) -> None:
     conv_body = cfg.MODEL.BACKBONE.CONV_BODY
     for pattern in sorted(_FAMILY_DEFAULTS, key=len):
-        if fnmatchcase(conv_body, pattern):
-            for key, value in _FAMILY_DEFAULTS[pattern].items():
-                *path, leaf = key.split(".")
-                node = cfg
-                for part in path:
-                    node = node[part]
-                node[leaf] = value
+        if not fnmatchcase(conv_body, pattern):
+            continue
+        for key, value in _FAMILY_DEFAULTS[pattern].items():
+            path, _, leaf = key.rpartition(".")
+            try:
+                node = value_of(cfg, path) if path else cfg
+                known = leaf in node
+            except (KeyError, TypeError):
+                known = False
+            if not known:
+                raise ConfigError(f"the defaults of {pattern!r} set {key}, which is no config key")
+            node[leaf] = deepcopy(value)

@@ -81,6 +81,20 @@ def test_longest_family_pattern_has_the_last_word(monkeypatch):
     assert get_cfg("R-50-FPN").SOLVER.BASE_LR == 9.0
 
 
+@pytest.mark.parametrize("key", ["SOLVER.MAX_ITR", "SOLVR.MAX_ITER", "SOLVER.MAX_ITER.DEEPER", "NOWHERE"])
+def test_family_defaults_of_an_unknown_key_are_named(monkeypatch, key):
+    monkeypatch.setattr(config_module, "_FAMILY_DEFAULTS", {})
+    config_module.family_defaults("R-50*", {key: 1})
+    with pytest.raises(ConfigError, match=rf"R-50\*.*{key}"):
+        get_cfg("R-50-FPN")
+
+
+def test_changing_one_config_leaves_the_next_alone():
+    first = get_cfg("timm/resnet18-FPN")
+    first.INPUT.PIXEL_MEAN[0] = 7.0
+    assert get_cfg("timm/resnet18-FPN").INPUT.PIXEL_MEAN[0] != 7.0
+
+
 @pytest.mark.parametrize(
     "text, line, words",
     [
