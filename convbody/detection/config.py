@@ -229,7 +229,8 @@ def fcos_defaults() -> dict[str, Any]:
 def test_defaults() -> dict[str, Any]:
     """Testing."""
     return {
-        # [[data set, task, metric, mean, standard deviation], ...] that a run must reproduce.
+        # [[data set, task, metric, mean, standard deviation], ...] that a run must reproduce, fractions of 1;
+        # tasks: "box", "segm", "keypoint", "box_proposal".
         "EXPECTED_RESULTS": [],
         # Standard deviations that a result may lie from its mean.
         "EXPECTED_RESULTS_SIGMA_TOL": 4,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.weights import load_weights
 from convbody.detection.data import build_train_batches, check_class_count, train_datasets
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
+from convbody.detection.evaluation.expected import check_expectations, read_expectations
 from convbody.detection.evaluation.run import evaluation_folder
 from convbody.detection.model import Detector, build_detector
 from convbody.detection.report import write_report
@@ -33,8 +34,10 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
 
     Raises:
         ConvbodyError: anything a user can mend, before the first iteration wherever it can be known by then.
+        UnexpectedResultError: the last results are not what TEST.EXPECTED_RESULTS says, once all is written.
     """
     started = time.monotonic()
+    expectations = read_expectations(cfg)
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
     batches = build_train_batches(cfg)
@@ -57,10 +60,13 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         stages=model.backbone.stages(),
         resume=resume,
     )
-    if cfg.DATASETS.TEST and not result.interrupted and distributed.is_main():
+    if cfg.DATASETS.TEST and not result.interrupted:
         # Nothing new where a finished run was resumed: the page is made of what that run has left.
         results = latest or _saved_results(cfg, output_dir)
-        logger.info("wrote %s", write_report(output_dir, cfg, results, seconds=time.monotonic() - started))
+        if distributed.is_main():
+            seconds = time.monotonic() - started
+            logger.info("wrote %s", write_report(output_dir, cfg, results, seconds=seconds))
+        check_expectations(expectations, results)
     return result
 
 
@@ -93,7 +99,13 @@ def image_ids(batch: Batch) -> list[str]:
 
 
 def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]:
-    return {name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST}
+    """What an earlier run has left, read by the main process, which alone is sure to see the folder."""
+    saved: dict[str, EvaluationResult] = {}
+    if distributed.is_main():
+        saved = {
+            name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST
+        }
+    return distributed.broadcast_object(saved)
 
 
 def _check_class_counts(cfg: Config) -> None:

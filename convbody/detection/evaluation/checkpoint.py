@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convbody.detection.evaluation.expected import check_expectations, read_expectations
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.run import evaluate_all
 from convbody.detection.trained import load_trained
@@ -16,7 +17,13 @@ def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[
 
     The table goes to the log, metrics and detections to ``OUTPUT_DIR/evaluation/<name>/``. Each process of a
     distributed run calls this alike.
+
+    Raises:
+        UnexpectedResultError: a result is not what TEST.EXPECTED_RESULTS says, once all is written.
     """
+    expectations = read_expectations(cfg)
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
-    return evaluate_all(load_trained(cfg, weights), cfg, output_dir)
+    results = evaluate_all(load_trained(cfg, weights), cfg, output_dir)
+    check_expectations(expectations, results)
+    return results

@@ -106,6 +106,15 @@ def score(
     )
 
 
+def metric_names(task: str) -> list[str]:
+    """Every metric that ``score`` can give for a task, without the task's name in front."""
+    counts = _MAX_DETECTIONS[task]
+    if task == "proposals":
+        return [f"AR{size}@{count}" for count in counts if count >= 100 for size in ("", *_SIZES.values())]
+    sizes = [size for size in _SIZES.values() if (task, size) != ("keypoints", "s")]
+    return ["AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *(f"AR@{count}" for count in counts)]
+
+
 def keypoint_sigmas(ground_truth: COCO, category_ids: Sequence[int]) -> np.ndarray:
     """(K,) float64: how far each keypoint may be off, as a fraction of the object's scale (OKS).
 

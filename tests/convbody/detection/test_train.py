@@ -69,6 +69,19 @@ def test_resuming_a_finished_run_keeps_its_results_and_makes_its_report_again(sm
     assert report.exists()
 
 
+def test_an_unexpected_result_fails_the_run_once_all_is_written(small_cfg):
+    entry = ["synthetic_test", "box", "AP", 0.9, 0.001]
+    cfg = small_cfg("faster_rcnn", "TEST.EXPECTED_RESULTS", [entry])
+    with pytest.raises(ConvbodyError, match="wanted 0.9000"):
+        train_detector(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    report = folder / "report.html"
+    assert report.exists() and (folder / "evaluation" / "synthetic_test" / "metrics.json").exists()
+    assert "unexpected result: synthetic_test bbox/AP" in (folder / "log.txt").read_text()
+    with pytest.raises(ConvbodyError, match="wanted 0.9000"):
+        train_detector(cfg, resume=True)
+
+
 def test_the_same_seed_starts_from_the_same_weights(small_cfg):
     def first(cfg):
         return build_initial_detector(cfg).state_dict()["backbone.body.stem.conv1.weight"]
