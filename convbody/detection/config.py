@@ -238,10 +238,12 @@ def test_defaults() -> dict[str, Any]:
         "IMS_PER_BATCH": 8,
         # Detections per image of one-stage detectors.
         "DETECTIONS_PER_IMG": 100,
-        # Test-time augmentation: flips and short sides (pixels) to average over.
+        # Test-time augmentation of two-stage detectors: boxes of more views of an image, merged.
         "BBOX_AUG": {
             "ENABLED": False,
+            # The mirror image.
             "H_FLIP": False,
+            # Short sides, pixels.
             "SCALES": (),
             # Longest side of an image of SCALES, pixels.
             "MAX_SIZE": 4000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -36,6 +38,12 @@ class DetectionTransform(GeneralizedRCNNTransform):
             size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY or size_divisibility,
         )
         self.to_bgr255 = cfg.INPUT.TO_BGR255
+
+    def resizing_to(self, short: int, longest: int) -> DetectionTransform:
+        """The same transform with other sizes for testing, pixels."""
+        other = copy.copy(self)
+        other.min_size, other.max_size = (short,), longest
+        return other
 
     def normalize(self, image: Tensor) -> Tensor:
         """(image - mean) / std, in the channel order and range of PIXEL_MEAN."""

@@ -10,6 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from convbody.detection.heads.anchors import Anchors
 from convbody.detection.heads.numerics import full_precision
+from convbody.detection.heads.options import refuse_augmentation
 from convbody.detection.inputs import Target
 from convbody.detection.model import Detector
 from registry import Config, ConfigError
@@ -55,7 +56,8 @@ def zero_based(targets: list[Target]) -> list[Target]:
 
 
 def refuse_region_heads(cfg: Config) -> None:
-    """Raises ConfigError when a mask or keypoint head is asked for: one-stage detectors have none."""
+    """Raises ConfigError when what only a second stage gives is asked for: one-stage detectors have none."""
+    refuse_augmentation(cfg)
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if cfg.MODEL[key]:
             raise ConfigError("one-stage detectors have no such head; set it to False", f"MODEL.{key}", cfg)

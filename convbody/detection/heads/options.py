@@ -34,3 +34,11 @@ def class_count(cfg: Config, section: str) -> int:
             "the background is one class, so that there must be two or more", f"{section}.NUM_CLASSES", cfg
         )
     return count
+
+
+def refuse_augmentation(cfg: Config) -> None:
+    """Raises ConfigError when TEST.BBOX_AUG is on, for a detector without a second stage."""
+    if cfg.TEST.BBOX_AUG.ENABLED:
+        raise ConfigError(
+            "test-time augmentation is for two-stage detectors; set it to False", "TEST.BBOX_AUG.ENABLED", cfg
+        )

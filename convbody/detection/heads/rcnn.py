@@ -8,8 +8,8 @@ from torchvision.models.detection import generalized_rcnn
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
-from convbody.detection.heads.options import class_count
-from convbody.detection.heads.roi import RoIHeads, build_roi_heads
+from convbody.detection.heads.options import class_count, refuse_augmentation
+from convbody.detection.heads.roi import Candidates, RoIHeads, build_roi_heads
 from convbody.detection.heads.rpn import RPN
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.model import Detector
@@ -20,7 +20,12 @@ from registry import Config, ConfigError
 def build_rcnn(cfg: Config, backbone: Backbone) -> Detector:
     """The two-stage detector on ``backbone``, or, with MODEL.RPN_ONLY, its first stage."""
     if not cfg.MODEL.RPN_ONLY:
+        if cfg.TEST.BBOX_AUG.ENABLED:
+            from convbody.detection.heads.augmented import AugmentedRCNN  # a subclass of the one below
+
+            return AugmentedRCNN(cfg, backbone)
         return GeneralizedRCNN(cfg, backbone)
+    refuse_augmentation(cfg)
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if cfg.MODEL[key]:
             raise ConfigError("MODEL.RPN_ONLY leaves out this head; turn one off", f"MODEL.{key}", cfg)
@@ -58,8 +63,12 @@ class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
 
     def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of the second stage."""
+        return self.roi_heads.finish(features, self.candidates(images, features), images.image_sizes)
+
+    def candidates(self, images: ImageList, features: list[Tensor]) -> list[Candidates]:
+        """What both stages say of the boxes, before any is dropped."""
         proposals, _ = self.rpn.propose(self.rpn(images, features), images.image_sizes)
-        return self.roi_heads.detect(features, proposals, images.image_sizes)
+        return self.roi_heads.candidates(features, proposals, images.image_sizes)
 
 
 class ProposalNetwork(Detector):

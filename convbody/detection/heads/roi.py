@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import roi_heads
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from backbones import Backbone
 from convbody.detection.heads.numerics import full_precision
@@ -27,6 +28,8 @@ from registry.tree import value_of
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
 
+_SMALLEST_SIDE = 1e-2  # of a detection, pixels of the network's input
+
 
 class Branch(NamedTuple):
     """One head: pooler and extractor, both None where the box head's features are shared, and predictor."""
@@ -34,6 +37,20 @@ class Branch(NamedTuple):
     pooler: Pooler | None
     extractor: nn.Module | None
     predictor: nn.Module
+
+
+class Candidates(NamedTuple):
+    """What the box head says of an image's P proposals, before anything is dropped.
+
+    Boxes (P, classes, 4) xyxy inside the image and scores (P, classes), the background left out.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+    def joined(self, other: Candidates) -> Candidates:
+        """Those of both, of one image."""
+        return Candidates(torch.cat((self.boxes, other.boxes)), torch.cat((self.scores, other.scores)))
 
 
 def box_losses(
@@ -116,16 +133,26 @@ class RoIHeads(roi_heads.RoIHeads):
             losses["loss_keypoint"] = roi_heads.keypointrcnn_loss(logits, boxes, points, objects)
         return losses
 
-    def detect(
-        self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes
-    ) -> list[dict[str, Tensor]]:
-        """Per image boxes, labels, scores, masks (D, 1, M, M) inside the boxes, keypoints with scores."""
+    def candidates(self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes) -> list[Candidates]:
+        """Per image, a box and a score for every proposal and class."""
         logits, deltas = self._predict_boxes(self.box_head(self.box_roi_pool(features, proposals, sizes)))
-        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, sizes)
-        results = [
-            {"boxes": box, "labels": label, "scores": score}
-            for box, label, score in zip(boxes, labels, scores, strict=True)
+        counts = [len(each) for each in proposals]
+        boxes = self.box_coder.decode(deltas, proposals).split(counts)
+        scores = logits.softmax(dim=-1).split(counts)
+        return [
+            Candidates(clip_boxes_to_image(box, size)[:, 1:], score[:, 1:])
+            for box, score, size in zip(boxes, scores, sizes, strict=True)
         ]
+
+    def finish(
+        self, features: list[Tensor], candidates: list[Candidates], sizes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        """Of the best candidates, per image boxes, labels, scores, masks (D, 1, M, M) inside the boxes, and
+        keypoints with scores.
+        """
+        results = [self._best(*each) for each in candidates]
+        boxes = [result["boxes"] for result in results]
+        labels = [result["labels"] for result in results]
         if self.has_mask():
             masks = roi_heads.maskrcnn_inference(self._predict_masks(features, boxes, sizes), labels)
             for result, mask in zip(results, masks, strict=True):
@@ -137,6 +164,15 @@ class RoIHeads(roi_heads.RoIHeads):
             ):
                 result["keypoints"], result["keypoints_scores"] = points, point_scores
         return results
+
+    def _best(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Threshold, non-maximum suppression within each class, and top-n over all of them; best first."""
+        rows, columns = torch.where(scores > self.score_thresh)
+        boxes, scores, labels = boxes[rows, columns], scores[rows, columns], columns + 1
+        large = remove_small_boxes(boxes, min_size=_SMALLEST_SIDE)
+        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
     def _predict_boxes(self, box_features: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, classes) and deltas (R, 4 * classes)."""

@@ -176,6 +176,10 @@ def test_retinanet_is_asked_for_by_either_key(small_detector):
         ("mask-fpn", {"MODEL.ROI_MASK_HEAD.CONV_LAYERS": ()}, "CONV_LAYERS"),
         ("mask-fpn", {"MODEL.RPN_ONLY": True}, "MODEL.MASK_ON"),
         ("retinanet", {"MODEL.KEYPOINT_ON": True}, "MODEL.KEYPOINT_ON"),
+        ("retinanet", {"TEST.BBOX_AUG.ENABLED": True}, "two-stage"),
+        ("fcos", {"TEST.BBOX_AUG.ENABLED": True}, "two-stage"),
+        ("rpn-fpn", {"TEST.BBOX_AUG.ENABLED": True}, "two-stage"),
+        ("faster-fpn", {"TEST.BBOX_AUG.ENABLED": True, "TEST.BBOX_AUG.SCALES": (0.5,)}, "whole pixels"),
         ("retinanet", {"MODEL.RETINANET.ANCHOR_SIZES": (32,)}, "1 anchor sizes for the 5"),
         ("fcos", {"MODEL.RETINANET_ON": True}, "not both"),
         ("fcos", {"MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 16}, "32 norm groups"),
@@ -198,10 +202,12 @@ def test_a_stride_left_at_its_default_is_the_backbones(small_detector):
 def test_keys_without_effect_are_reported(small_detector, caplog):
     small_detector("faster-fpn")
     assert caplog.text == ""
-    small_detector("faster-fpn", {"TEST.BBOX_AUG.ENABLED": True, "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": 7})
+    small_detector(
+        "faster-fpn", {"MODEL.RETINANET.STRADDLE_THRESH": 7, "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": 7}
+    )
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    assert any(line.startswith("TEST.BBOX_AUG.ENABLED = True, set on the command line") for line in lines)
+    assert any(line.startswith("MODEL.RETINANET.STRADDLE_THRESH = 7, set on the command") for line in lines)
 
 
 def test_mistakes_in_a_batch_name_the_image(small_detector, batch):
