@@ -9,7 +9,14 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Generic, TypeVar, overload
 
-from registry.errors import ConvbodyError, DuplicateNameError, PluginError, UnknownNameError, nearest_phrase
+from registry.errors import (
+    ConvbodyError,
+    DuplicateNameError,
+    PluginError,
+    UnknownNameError,
+    in_one_line,
+    nearest_phrase,
+)
 from registry.plugins import EntryPoint, entry_points, load_plugin_modules
 from registry.source import Found, find_object, find_target
 
@@ -68,8 +75,14 @@ class Registry(Generic[T]):
         """Adds a thing under ``name`` and any aliases.
 
         ``@REG.register("a", "alias")`` decorates; ``REG.register("a", "alias", thing)`` is the call, and
-        gives the thing back. Raises :class:`DuplicateNameError`, naming both places, when a name is taken.
+        gives the thing back.
+
+        Raises:
+            DuplicateNameError: a name is taken; names both places.
+            TypeError: no name is given, as by ``@REG.register`` without parentheses.
         """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a {self.kind} is registered under a name, as in register('name'), not {name!r}")
         frame = sys._getframe(1)
         module, where = frame.f_globals.get("__name__", ""), f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if rest and not isinstance(rest[-1], str):
@@ -239,12 +252,12 @@ class Registry(Generic[T]):
                 return getattr(module, attribute)
         except ConvbodyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if entry.distribution is None:
                 raise  # our own module: a bug here, whose traceback is wanted
             raise PluginError(
                 f"{self.kind} {key!r} comes from {entry.where}, which fails to load: "
-                f"{type(error).__name__}: {error}; mend or uninstall that distribution"
+                f"{in_one_line(error)}; mend or uninstall that distribution"
             ) from error
         filled = self._target_entry(key).value
         if filled is None:

@@ -51,6 +51,11 @@ def describe_key(cfg: Config | None, key: str) -> str:
     return f"{key} = {value_of(cfg, key)!r}, {source_phrase(source_of(cfg, key))}"
 
 
+def in_one_line(error: BaseException) -> str:
+    """The kind and the message of an error from elsewhere, whose message may have several lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def source_phrase(source: str) -> str:
     """``source`` as it reads in a sentence: "the default", "set on the command line", "set in FILE:LINE"."""
     if source == "default":

@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from registry.errors import ConvbodyError, PluginError
+from registry.errors import ConvbodyError, PluginError, in_one_line
 
 GROUP_PREFIX = "convbody."
 
@@ -65,9 +65,9 @@ def load_plugin_modules() -> None:
                 continue
             try:
                 import_module(point.target)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 warnings.warn(
-                    f"plugin {point.where} fails to import and is left out: {type(error).__name__}: {error}",
+                    f"plugin {point.where} fails to import and is left out: {in_one_line(error)}",
                     stacklevel=2,
                 )
 
@@ -85,14 +85,14 @@ def load_plugins(names: Iterable[str], origin: str, folder: Path | None = None) 
         try:
             if name.endswith(".py"):
                 _load_file(_locate(name, folder, origin))
-            else:
+            elif all(part.isidentifier() for part in name.split(".")):
                 _import_from_here(name)
+            else:
+                raise PluginError(f"plugin {name!r} ({origin}) is neither a module name nor a .py file")
         except ConvbodyError:
             raise
-        except Exception as error:
-            raise PluginError(
-                f"plugin {name!r} ({origin}) fails to import: {type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:  # a script without a main guard exits
+            raise PluginError(f"plugin {name!r} ({origin}) fails to import: {in_one_line(error)}") from error
 
 
 def _locate(name: str, folder: Path | None, origin: str) -> Path:

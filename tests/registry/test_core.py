@@ -170,3 +170,18 @@ def test_find_of_registered_things():
     registry.register("data", (1, 2))
     assert registry.find("f").summary == "Builds." and registry.find("f").file == __file__
     assert registry.find("data").file == __file__ and registry.find("data").line > registry.find("f").line
+
+
+@pytest.mark.parametrize("name", ["", 3, None])
+def test_a_name_is_needed(name):
+    with pytest.raises(TypeError, match="under a name"):
+        Registry("norm").register(name, 1)
+
+
+def test_a_decorator_without_parentheses_is_refused():
+    registry = Registry("norm")
+    with pytest.raises(TypeError, match="under a name"):
+
+        @registry.register
+        class Forgot:
+            pass

@@ -135,7 +135,16 @@ def test_module_plugin_of_the_working_directory(tmp_path, monkeypatch, registere
     del sys.modules["module_plugin_x"]
 
 
-@pytest.mark.parametrize("content", [None, "import no_such_module\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "import no_such_module\n",
+        "def (:\n",
+        "raise SystemExit(3)\n",
+        "raise ValueError('two\\nlines')\n",
+    ],
+)
 def test_bad_file_plugin_names_file_and_line(tmp_path, content):
     if content is not None:
         (tmp_path / "bad.py").write_text(content)
@@ -145,6 +154,12 @@ def test_bad_file_plugin_names_file_and_line(tmp_path, content):
         load_cfg(config)
     assert "bad.py" in str(error.value) and f"{config}:2" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "plugins/mine", "../mine", "/"])
+def test_a_plugin_that_is_no_module_and_no_file_is_named(name):
+    with pytest.raises(PluginError, match=r"neither a module name nor a \.py file"):
+        load_cfg(None, plugins=[name])
 
 
 def test_lazy_name_of_this_project_is_not_imported_by_load_cfg():
