@@ -71,6 +71,14 @@ def assign(cfg: Config, key: str, value: Any, source: str) -> None:
             f"unknown config key {key} ({source_phrase(source)}){nearest_phrase(key, dotted_keys(cfg))}; "
             f"list all: {LISTING}"
         )
+    free_form = node.get(leaf)
+    if isinstance(free_form, CfgNode) and free_form.is_new_allowed():
+        inside = _literal(value)
+        if not isinstance(inside, dict):
+            raise ConfigError(f"{key} ({source_phrase(source)}) takes a mapping, not {value!r}")
+        for name, item in inside.items():
+            assign(cfg, f"{key}.{name}", item, source)
+        return
     if node.is_new_allowed():
         node[leaf] = Config(value, new_allowed=True) if isinstance(value, dict) else _literal(value)
     else:

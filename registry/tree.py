@@ -40,11 +40,13 @@ def value_of(cfg: CfgNode, key: str) -> Any:
 def source_of(cfg: CfgNode, key: str) -> str:
     """Where the value at a dotted key was set: "file:line", "command line" or "default".
 
-    A key inside a mapping that was set whole has the source of the mapping.
+    A key inside a mapping that was set whole has the source of the mapping, and a mapping that of the first
+    key set inside it.
     """
     sources = getattr(cfg, "sources", {})
+    inside = next((where for name, where in sources.items() if name.startswith(f"{key}.")), "default")
     while key:
         if key in sources:
             return str(sources[key])
         key = key.rpartition(".")[0]
-    return "default"
+    return str(inside)

@@ -75,18 +75,18 @@ def _read(path: Path, named_at: str) -> Located:
         raise ConfigError(f"config file {path}{named_at} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path}{named_at} is not UTF-8 text") from error
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        tree = _located(loader, node, path) if node is not None else Located({}, path, 1)
+        tree = _located(loader, node, path) if node is not None else Located(None, path, 1)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark is not None else 1
         raise ConfigError(f"{path}:{line} is not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if tree.value is None:  # nothing but comments, or a bare ---
+        return Located({}, path, 1)
     if not isinstance(tree.value, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, not {type(tree.value).__name__}")
     return tree

@@ -135,6 +135,14 @@ def test_unreadable_files_are_named(tmp_path, write):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.yaml"):
         load_cfg(tmp_path / "binary.yaml")
+    with pytest.raises(ConfigError, match=r"control\.yaml") as error:
+        load_cfg(write("control.yaml", "A: \x01\n"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_a_file_without_keys_changes_nothing(write, text):
+    assert load_cfg(write("empty.yaml", text)) == load_cfg(None)
 
 
 def test_options_come_in_pairs():
@@ -185,6 +193,17 @@ def test_free_form_keys_take_any_mapping(write):
     cfg = load_cfg(path, ["DATASETS.CATALOG.mine.ann_file", "c.json"])
     assert cfg.DATASETS.CATALOG.mine == {"image_dir": "a", "ann_file": "c.json"}
     assert source_of(cfg, "DATASETS.CATALOG.mine.image_dir") == f"{path}:3"
+
+
+@pytest.mark.parametrize(
+    "value", [{"drop_rate": 0.5, "nested": {"a": 1}}, "{'drop_rate': 0.5, 'nested': {'a': 1}}"]
+)
+def test_a_free_form_section_is_set_whole_by_options(value):
+    cfg = load_cfg(None, ["MODEL.TIMM.KWARGS.before", 1, "MODEL.TIMM.KWARGS", value])
+    assert cfg.MODEL.TIMM.KWARGS == {"before": 1, "drop_rate": 0.5, "nested": {"a": 1}}
+    assert source_of(cfg, "MODEL.TIMM.KWARGS") == "command line"
+    with pytest.raises(ConfigError, match=r"MODEL\.TIMM\.KWARGS .* takes a mapping, not 'fast'"):
+        load_cfg(None, ["MODEL.TIMM.KWARGS", "fast"])
 
 
 def test_sections_may_share_a_node_but_not_a_key(monkeypatch):
