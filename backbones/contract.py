@@ -12,7 +12,8 @@ from backbones.build import CONV_BODY, BodyAndNeck, build_backbone
 from backbones.contract_parallel import check_data_parallel
 from backbones.freeze import FREEZE_KEY
 from backbones.spec import Backbone, FeatureInfo
-from registry import Config, ConfigError, load_cfg
+from registry import Config, ConfigError, ConvbodyError, load_cfg
+from registry.errors import in_one_line
 
 _ODD = (75, 101)  # height, width
 
@@ -43,7 +44,12 @@ def assert_backbone_contract(
     cfg = cfg.clone()
     cfg.MODEL.BACKBONE.CONV_BODY = name
     with torch.random.fork_rng(devices=[]):
-        model = _build(cfg, at=0)
+        try:
+            model = _build(cfg, at=0)
+        except ConvbodyError:
+            raise
+        except Exception as error:
+            _require(False, name, "builds", in_one_line(error))
         _check_features(name, model)
         _check_sizes(name, model)
         _check_rebuild(name, cfg, model)
@@ -161,7 +167,9 @@ def _check_freeze(name: str, cfg: Config, model: nn.Module) -> None:
     for at in {1, count} - {0} if count else ():
         frozen = _build(cfg, at)
         assert isinstance(frozen, Backbone)
-        parts = nn.ModuleList([part for _, modules in frozen.stages()[:at] for part in modules])
+        parts: nn.Module = nn.ModuleList([part for _, modules in frozen.stages()[:at] for part in modules])
+        if at == count and isinstance(frozen, BodyAndNeck):
+            parts = frozen.body  # what stages() leaves out can never be frozen
         learning = [key for key, p in parts.named_parameters() if p.requires_grad]
         _require(not learning, name, clause, f"frozen at {at}, these still learn: {learning[:4]}")
         before = {key: value.clone() for key, value in parts.state_dict().items()}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from backbones.layers.conv import conv2d, init_conv
 from backbones.ops import deform_conv2d
+from registry import ConfigError
 
 
 class _DeformableTaps(nn.Module):
@@ -32,6 +33,9 @@ class DFConv2d(nn.Module):
         in_channels, out_channels, kernel_size, stride, groups, dilation, bias: as of a convolution.
         with_modulated_dcn: v2 rather than v1.
         deformable_groups: G; each displaces its own share of the input channels.
+
+    Raises:
+        ConfigError: the input channels do not divide by the groups.
     """
 
     def __init__(
@@ -47,6 +51,11 @@ class DFConv2d(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        if in_channels % deformable_groups:
+            raise ConfigError(
+                f"deformable convolution: {in_channels} channels do not divide by {deformable_groups} "
+                "(MODEL.RESNETS.DEFORMABLE_GROUPS)"
+            )
         self.stride = stride
         self.dilation = dilation
         self.padding = dilation * (kernel_size - 1) // 2

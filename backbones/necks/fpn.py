@@ -38,6 +38,8 @@ class FPN(nn.Module):
         top_blocks: LastLevelMaxPool | LastLevelP6P7,
     ) -> None:
         super().__init__()
+        if out_channels < 1:
+            raise ConfigError(f"MODEL.RESNETS.BACKBONE_OUT_CHANNELS is {out_channels}, at least 1 is needed")
         levels = pyramid_levels(feature_info)
         chosen = [i for i, level in enumerate(levels) if level >= min_level]
         if not chosen:

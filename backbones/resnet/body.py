@@ -15,6 +15,15 @@ from registry import STEM_MODULES, TRANSFORMATION_MODULES, Config, ConfigError, 
 
 BlockFactory = Callable[..., nn.Module]
 
+_COUNTS = (
+    "STEM_OUT_CHANNELS",
+    "RES2_OUT_CHANNELS",
+    "NUM_GROUPS",
+    "WIDTH_PER_GROUP",
+    "RES5_DILATION",
+    "DEFORMABLE_GROUPS",
+)
+
 
 class ResNet(Backbone):
     """Stem and stages; each stage that its spec marks is an output.
@@ -26,6 +35,9 @@ class ResNet(Backbone):
     def __init__(self, cfg: Config) -> None:
         super().__init__()
         options = cfg.MODEL.RESNETS
+        for key in _COUNTS:
+            if options[key] < 1:
+                raise ConfigError("at least 1 is needed", f"MODEL.RESNETS.{key}", cfg)
         specs = stage_specs(cfg)
         if len(options.STAGE_WITH_DCN) < len(specs):
             raise ConfigError(

@@ -115,6 +115,24 @@ class MovingStatistics(Good):
         return super().forward(x)
 
 
+class StatisticsOutsideTheStages(Good):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.first = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x):
+        return super().forward(self.first(x))
+
+    def stages(self):
+        return [(name, module) for name, module in super().stages() if name != "first"]
+
+
+class NoFeatureInfo(Good):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        del self.feature_info
+
+
 class Divergent(Good):
     """Its parameters are changed locally, which no gradient reduction knows of."""
 
@@ -149,6 +167,8 @@ def test_a_good_backbone_passes(monkeypatch):
         (Random, "deterministic rebuild.*layer1.weight"),
         (Unused, "every trainable parameter.*extra.weight"),
         (MovingStatistics, "freeze.*running_mean"),
+        (StatisticsOutsideTheStages, "freeze.*first.running_mean"),
+        (NoFeatureInfo, "builds.*feature_info"),
     ],
 )
 def test_a_broken_clause_is_named(monkeypatch, kind, clause):

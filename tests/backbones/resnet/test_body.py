@@ -138,6 +138,16 @@ def test_two_stem_and_eight_block_words():
         (("MODEL.RESNETS.STAGE_WITH_DCN", (True,)), "one flag per stage"),
         (("MODEL.RESNETS.TRANS_FUNC", "BasicBlockWithGN", "MODEL.RESNETS.NUM_GROUPS", 32), "NUM_GROUPS"),
         (("MODEL.RESNETS.STEM_FUNC", "StemWithGN", "MODEL.GROUP_NORM.NUM_GROUPS", 48), "do not divide"),
+        (
+            ("MODEL.RESNETS.STAGE_WITH_DCN", (True,) * 4, "MODEL.RESNETS.DEFORMABLE_GROUPS", 3),
+            "do not divide by 3",
+        ),
+        (
+            ("MODEL.RESNETS.STAGE_WITH_DCN", (True,) * 4, "MODEL.RESNETS.DEFORMABLE_GROUPS", 0),
+            "DEFORMABLE_GROUPS = 0",
+        ),
+        (("MODEL.RESNETS.RES5_DILATION", 0), "RES5_DILATION = 0"),
+        (("MODEL.RESNETS.WIDTH_PER_GROUP", -1), "WIDTH_PER_GROUP = -1"),
     ],
 )
 def test_misuse_is_one_line(published, opts, message):
