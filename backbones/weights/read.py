@@ -12,16 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backbones.weights.pickle_file import read_pickle
 from registry import Config, ConfigError
 
 KEY = "MODEL.WEIGHT"
-SUFFIXES = (".pth", ".pt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def read_tensors(path: str, cfg: Config | None = None) -> dict[str, Tensor]:
     """The tensors in a file, by name, out of a checkpoint's wrapping and without data-parallel prefixes.
 
-    Pickles are read with weights-only unpickling. Counters of batches are left out.
+    Pickles are read without running what they say. Counters of batches are left out.
 
     Raises:
         ConfigError: not a path, no such file, another kind of file, or a file without named tensors.
@@ -57,8 +58,12 @@ def counts(name: str) -> bool:
 def _content(file: Path) -> Mapping[Any, Any]:
     if file.suffix == ".safetensors":
         return load_file(file)
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("model", "state_dict"):
+    content = (
+        read_pickle(file)
+        if file.suffix == ".pkl"
+        else torch.load(file, map_location="cpu", weights_only=True)
+    )
+    for wrapper in ("model", "state_dict", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     return content if isinstance(content, Mapping) else {}
