@@ -70,6 +70,15 @@ def get_cfg(conv_body: str | None = None) -> Config:
     return cfg
 
 
+def is_default(cfg: Config, key: str) -> bool:
+    """Whether the value at a dotted key is the default, of the family included.
+
+    Values count, not whether a file names the key: a saved config names them all, and means what it was
+    saved from.
+    """
+    return bool(value_of(cfg, key) == value_of(get_cfg(cfg.MODEL.BACKBONE.CONV_BODY), key))
+
+
 def _insert(root: Config, path: str, defaults: Defaults, where: str, owners: dict[str, str]) -> None:
     """Puts ``defaults`` under the dotted ``path``; ``owners`` remembers who declared each key."""
     node: Any = root

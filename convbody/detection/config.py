@@ -30,11 +30,11 @@ def detector_defaults() -> dict[str, Any]:
 def rpn_defaults() -> dict[str, Any]:
     """The region proposal network."""
     return {
-        # One anchor size per feature map (True), or all sizes on the only one. Unset: as the backbone asks.
+        # One anchor size per feature map, as in any case where the backbone gives several.
         "USE_FPN": False,
         # Sides of the square anchors, pixels of the network's input.
         "ANCHOR_SIZES": (32, 64, 128, 256, 512),
-        # Pixels from one anchor to the next, per feature map. Unset: the backbone's strides.
+        # Pixels from one anchor to the next, per feature map. The default: the backbone's strides.
         "ANCHOR_STRIDE": (16,),
         # Height over width.
         "ASPECT_RATIOS": (0.5, 1.0, 2.0),
@@ -94,7 +94,7 @@ def _pooler_defaults() -> dict[str, Any]:
         "POOLER_RESOLUTION": 14,
         # Samples per cell and direction; 0: as many as the box covers.
         "POOLER_SAMPLING_RATIO": 0,
-        # 1 / stride of each feature map that is read. Unset: the map at 1/16, or all from stride 4 to 32.
+        # 1 / stride of each feature map that is read. The default: the only map, or all up to stride 32.
         "POOLER_SCALES": (1.0 / 16,),
     }
 
@@ -176,7 +176,7 @@ def retinanet_defaults() -> dict[str, Any]:
         # Side of the smallest anchor of each feature map, pixels of the network's input; height over width.
         "ANCHOR_SIZES": (32, 64, 128, 256, 512),
         "ASPECT_RATIOS": (0.5, 1.0, 2.0),
-        # Pixels from one anchor to the next, per feature map. Unset: the backbone's strides.
+        # Pixels from one anchor to the next, per feature map. The default: the backbone's strides.
         "ANCHOR_STRIDES": (8, 16, 32, 64, 128),
         # Published name; every anchor takes part in the loss.
         "STRADDLE_THRESH": 0,

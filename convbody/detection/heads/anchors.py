@@ -10,7 +10,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
-from registry import Config, ConfigError, source_of
+from registry import Config, ConfigError
+from registry.config import is_default
 from registry.tree import value_of
 
 
@@ -69,12 +70,6 @@ def rpn_anchors(cfg: Config, backbone: Backbone) -> Anchors:
     rpn = cfg.MODEL.RPN
     strides = _strides(cfg, "MODEL.RPN.ANCHOR_STRIDE", backbone)
     count = len(strides)
-    if rpn.USE_FPN is False and source_of(cfg, "MODEL.RPN.USE_FPN") != "default" and count > 1:
-        raise ConfigError(
-            f"{_named(cfg)} gives {count} feature maps, each with its own anchors; set it to True",
-            "MODEL.RPN.USE_FPN",
-            cfg,
-        )
     if not (rpn.USE_FPN or count > 1):
         return Anchors(strides, [rpn.ANCHOR_SIZES], rpn.ASPECT_RATIOS)
     _check_count(cfg, "MODEL.RPN.ANCHOR_SIZES", count)
@@ -93,7 +88,7 @@ def retinanet_anchors(cfg: Config, backbone: Backbone) -> Anchors:
 
 def _strides(cfg: Config, key: str, backbone: Backbone) -> tuple[int, ...]:
     """The backbone's strides; a ConfigError where ``key`` was set to others."""
-    if source_of(cfg, key) != "default" and tuple(value_of(cfg, key)) != backbone.strides:
+    if not is_default(cfg, key) and tuple(value_of(cfg, key)) != backbone.strides:
         raise ConfigError(f"the feature maps of {_named(cfg)} have strides {backbone.strides}", key, cfg)
     return backbone.strides
 

@@ -9,7 +9,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from backbones import Backbone
-from registry import Config, ConfigError, source_of
+from registry import Config, ConfigError
+from registry.config import is_default
 from registry.tree import value_of
 
 
@@ -45,7 +46,7 @@ def build_pooler(cfg: Config, head: str, backbone: Backbone) -> Pooler:
     """
     node = value_of(cfg, head)
     key = f"{head}.POOLER_SCALES"
-    if source_of(cfg, key) == "default":
+    if is_default(cfg, key):
         levels = _default_levels(backbone)
     else:
         levels = [_level_of(scale, backbone, cfg, key) for scale in node.POOLER_SCALES]

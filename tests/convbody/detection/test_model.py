@@ -162,7 +162,6 @@ def test_retinanet_is_asked_for_by_either_key(small_detector):
         ),
         ("faster-fpn", {"MODEL.RPN.ANCHOR_SIZES": (32, 64)}, "2 anchor sizes for the 5 feature maps"),
         ("faster-fpn", {"MODEL.RPN.ANCHOR_STRIDE": (4, 8, 16, 32, 32)}, r"strides \(4, 8, 16, 32, 64\)"),
-        ("faster-fpn", {"MODEL.RPN.USE_FPN": False}, "5 feature maps"),
         ("faster-fpn", {"MODEL.RPN.BG_IOU_THRESHOLD": 0.8}, "MODEL.RPN.BG_IOU_THRESHOLD = 0.8"),
         ("faster-fpn", {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": 1}, "two or more"),
         ("faster-fpn", {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": (0.3,)}, "no feature map of scale 0.3"),
@@ -192,6 +191,24 @@ def test_configs_that_cannot_work_are_refused_in_one_line(kind, changes, message
     text = str(caught.value)
     assert "\n" not in text
     assert any(key in text for key in changes) or kind == "mask-fpn"
+
+
+@pytest.mark.parametrize("kind", ["everything-fpn", "keypoint-c4", "retinanet"])
+def test_a_saved_config_gives_the_same_detector(kind, small_cfg, tmp_path, batch):
+    cfg = small_cfg(kind)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    saved, first = build_detector(load_cfg(tmp_path / "config.yaml")).eval(), build_detector(cfg).eval()
+    saved.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        for output, wanted in zip(saved(batch[0]), first(batch[0]), strict=True):
+            assert output.keys() == wanted.keys()
+            assert all(torch.equal(output[key], wanted[key]) for key in wanted)
+
+
+def test_a_scale_assigned_in_code_counts(small_cfg):
+    cfg = small_cfg("faster-fpn")
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_SCALES = (0.125, 0.0625)
+    assert build_detector(cfg).roi_heads.box_roi_pool.scales == [0.125, 0.0625]
 
 
 def test_a_stride_left_at_its_default_is_the_backbones(small_detector):
