@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from convbody.detection.convert.settings import Settings, Values
+from convbody.detection.data.catalog import catalog
+from registry import get_cfg
 
 _SCHEDULES = {"WarmupMultiStepLR": "multistep", "WarmupCosineLR": "cosine"}
 _DATASETS = {
@@ -47,10 +49,13 @@ def augmentation(settings: Settings) -> Values:
 
 
 def data(settings: Settings) -> Values:
-    """Names of data sets; those that are not shipped stay as they are."""
-    values = {}
+    """Names of data sets; those that are not shipped stay as they are, for DATASETS.CATALOG to say."""
+    values, shipped = {}, catalog(get_cfg())
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         values[key] = [name for old in settings[key] for name in _DATASETS.get(old, (old,))]
+        missing = [name for name in values[key] if name not in shipped]
+        if missing:
+            settings.note(key, f"say in DATASETS.CATALOG where to find {', '.join(missing)}")
     return values
 
 

@@ -195,6 +195,15 @@ def test_what_has_no_equivalent_is_listed_and_nothing_is_dropped(converted):
     assert cfg.SOLVER.CLIP_GRADIENTS.ENABLED
 
 
+def test_data_sets_get_their_names_here_and_unknown_ones_are_listed(converted):
+    names = {"TRAIN": ["voc_2007_trainval"], "TEST": ["mine_val"]}
+    cfg, listed = converted(FPN, {"DATASETS": names})
+    assert cfg.DATASETS.TRAIN == ("voc_2007_train_cocostyle", "voc_2007_val_cocostyle")
+    assert cfg.DATASETS.TEST == ("mine_val",)
+    assert "DATASETS.TEST = ['mine_val']: say in DATASETS.CATALOG where to find mine_val" in listed
+    assert "DATASETS.TRAIN" not in keys(listed)
+
+
 @pytest.mark.parametrize(
     ("source", "changes", "words"),
     [
