@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones.build import BodyAndNeck
 from backbones.spec import Backbone
-from backbones.weights import timm, torchvision
+from backbones.weights import caffe2, detectron2, timm, torchvision
 from backbones.weights.read import KEY, counts, read_tensors
 from backbones.weights.report import LoadReport
 from registry import Config, ConfigError
@@ -18,21 +18,35 @@ from registry import Config, ConfigError
 #: The body is useless with fewer of its tensors than this.
 ENOUGH = 0.9
 
-_RENAMES: tuple[tuple[tuple[str, str], ...], ...] = ((), torchvision.RENAMES, timm.RENAMES)
+Renames = tuple[tuple[str, str], ...]
+
+#: An FPN whose convolutions are followed by a norm or a ReLU holds each in a sequence.
+_FPN_IN_SEQUENCE: Renames = ((r"^(fpn\.fpn_(?:inner|layer)\d)\.(weight|bias)$", r"\1.0.\2"),)
+
+_RENAMES: tuple[Renames, ...] = (
+    (),
+    torchvision.RENAMES,
+    timm.RENAMES,
+    caffe2.RENAMES,
+    caffe2.RENAMES + _FPN_IN_SEQUENCE,
+    detectron2.RENAMES,
+    detectron2.RENAMES + _FPN_IN_SEQUENCE,
+)
 
 
 def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None) -> LoadReport:
-    """Fills ``module``, a backbone or a detector, from a ``.pth`` or ``.safetensors`` file.
+    """Fills ``module``, a backbone or a detector, from a ``.pth``, ``.pkl`` or ``.safetensors`` file.
 
     The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``,
-    ``fpn.*``) or a body alone, in our names or in torchvision's; names match as a whole. What does not fit is
+    ``fpn.*``) or a body alone, in our names, or a backbone in those of torchvision, timm, Caffe2 and
+    Detectron, or detectron2; names match as a whole. What does not fit is
     left as it was and reported. ``cfg`` only tells errors where the path was set.
 
     Raises:
         ConfigError: no such file, a file that holds no tensors, or one that gives less than 90 % of the
             tensors of the body (parameters and norm buffers); says what did not fit.
     """
-    state = read_tensors(str(path), cfg)
+    state = caffe2.completed(read_tensors(str(path), cfg))
     target = {name: tensor for name, tensor in module.state_dict().items() if counts(name)}
     renamed = _best_names(state, target)
     fitting, unexpected, wrong_shape = {}, [], []
@@ -90,16 +104,15 @@ def _best_names(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> di
 def _readings(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
     """Every way to read the file: as it is, a part of it or a part of the module, in each known naming."""
     parts = {""} | {f"{part}." for name in target for part in _parents(name)}
-    for removed in ("", "backbone.", "body.", "backbone.body."):
-        if not any(name.startswith(removed) for name in state):
-            continue
-        for renames in _RENAMES:
+    for renames in _RENAMES:
+        renamed = {name: _rename(name, renames) for name in state}
+        for removed in ("", "backbone.", "body.", "backbone.body."):
+            if not any(new.startswith(removed) for new in renamed.values()):
+                continue
             for added in sorted(parts, key=len):
                 yield {
-                    name: added + _rename(name.removeprefix(removed), renames)
-                    if name.startswith(removed)
-                    else name
-                    for name in state
+                    name: added + new.removeprefix(removed) if new.startswith(removed) else name
+                    for name, new in renamed.items()
                 }
 
 
@@ -110,7 +123,7 @@ def _parents(name: str) -> Iterator[str]:
         yield ".".join(parts[:count])
 
 
-def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
+def _rename(name: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name

@@ -45,7 +45,7 @@ def grouped(names: Sequence[str], most: int = 6) -> list[str]:
     """Names by their module, "body.layer4 (60)": the largest groups, then "..." when there are more."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(".".join(name.split(".")[:-1][:3]), []).append(name)
+        groups.setdefault(".".join(name.split(".")[:-1][:3]) or name, []).append(name)
     largest = sorted(groups.items(), key=lambda item: -len(item[1]))
     texts = [f"{group} ({len(held)})" if len(held) > 1 else held[0] for group, held in largest[:most]]
     return texts + ["..."] if len(groups) > most else texts

@@ -1,3 +1,3 @@
 """timm's files: some extractors join the first two parts of a name, ``stages.0`` to ``stages_0``."""
 
-RENAMES = ((r"^(\w+)\.(\d+)\.", r"\1_\2."),)
+RENAMES = ((r"^((?:backbone\.)?(?:body\.)?)(\w+)\.(\d+)\.", r"\1\2_\3."),)

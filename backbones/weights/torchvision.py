@@ -1,3 +1,3 @@
 """torchvision's ResNet files: our names but for the stem."""
 
-RENAMES = ((r"^(conv1|bn1)\.", r"stem.\1."),)
+RENAMES = ((r"^((?:backbone\.)?(?:body\.)?)(conv1|bn1)\.", r"\1stem.\2."),)
