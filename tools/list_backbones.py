@@ -62,6 +62,8 @@ def line(entry: dict[str, Any]) -> str:
 
 def main() -> int:
     args = parser().parse_args()
+    if min(args.size) < 1:
+        raise ConvbodyError(f"--size takes two positive numbers, not {args.size[0]} and {args.size[1]}")
     load_plugins(args.plugin, "--plugin")
     names = backbone_names(args.pattern or "*")
     rows = [row(name, tuple(args.size) if args.pattern else None) for name in names]

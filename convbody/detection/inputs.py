@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,11 @@ class InputError(ConvbodyError, ValueError):
     """An image or a target that a detector cannot use; the message names its index in the batch."""
 
 
-def check_images(images: Sequence[Tensor]) -> None:
-    """Raises InputError unless ``images`` are float tensors (3, H, W), RGB in [0, 1], on one device."""
+def check_images(images: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Raises InputError unless ``images`` are float tensors (3, H, W), RGB in [0, 1], on one device.
+
+    ``dtype`` is that of the model's weights, which images share.
+    """
     if len(images) == 0:
         raise InputError("the batch has no image")
     for index, image in enumerate(images):
@@ -46,6 +49,8 @@ def check_images(images: Sequence[Tensor]) -> None:
             raise InputError(f"image {index} has shape {tuple(image.shape)}; give (3, H, W), RGB")
         if not image.is_floating_point():
             raise InputError(f"image {index} is {_name(image.dtype)}; give floats in [0, 1], RGB")
+        if image.dtype != dtype:
+            raise InputError(f"image {index} is {_name(image.dtype)}, the model {_name(dtype)}; convert one")
     largest = torch.stack([image.abs().amax() for image in images])
     if bool((largest <= _LARGEST_VALUE).all()):  # False for NaN, too
         return
@@ -86,6 +91,8 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target] | None, ne
 
 
 def _check_shapes(index: int, image: Tensor, target: Target, needs: TargetNeeds) -> None:
+    if not isinstance(target, Mapping):
+        raise InputError(f"target {index} is a {type(target).__name__}; give a dict with boxes and labels")
     extras = [field for field in ("masks", "keypoints") if getattr(needs, field)]
     for field in ("boxes", "labels", *extras):
         if not isinstance(target.get(field), Tensor):

@@ -43,7 +43,7 @@ class Detector(nn.Module):
         Raises:
             InputError: an image or a target that cannot be used; says which one of the batch.
         """
-        check_images(images)
+        check_images(images, next(self.parameters()).dtype)
         if self.training:
             check_targets(images, targets, self.needs)
         sizes = [(image.shape[1], image.shape[2]) for image in images]

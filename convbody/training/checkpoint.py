@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def write_checkpoint(payload: Mapping[str, Any], path: Path) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a file may be where the folder should be
+            temporary.unlink(missing_ok=True)
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"cannot write {path}: {_one_line(reason)}; make room or set OUTPUT_DIR elsewhere, then --resume"

@@ -56,6 +56,11 @@ def test_unknown_names_end_in_one_line(listed):
     assert err.startswith("error: ") and "R-50-FPN" in err and len(err.splitlines()) == 1
 
 
+def test_a_size_is_positive(listed):
+    status, out, err = listed("R-18-FPN", "--size", "0", "64")
+    assert (status, out) == (2, "") and err == "error: --size takes two positive numbers, not 0 and 64\n"
+
+
 def test_resnet_50_costs_what_is_published():
     """4.1 G multiply-adds at 224 x 224, with the stride in the 3x3 convolutions."""
     summary = summarise("R-50", (224, 224), ["MODEL.RESNETS.STRIDE_IN_1X1", False])

@@ -13,6 +13,7 @@ GOOD = torch.rand(3, 8, 8)
         (torch.rand(3, 8), r"image 1 has shape \(3, 8\)"),
         (torch.rand(3, 0, 8), r"image 1 has shape \(3, 0, 8\)"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "image 1 is uint8"),
+        (GOOD.double(), "image 1 is float64, the model float32"),
         (GOOD * 255, "image 1 has values up to 2"),
         (GOOD * float("nan"), "image 1 has a value that is not finite"),
         (-GOOD / 0, "image 1 has a value that is not finite"),
@@ -76,6 +77,11 @@ def test_a_target_that_cannot_be_learnt_is_named(changes, message):
         check_targets([GOOD, GOOD], [EMPTY, target(**changes)], NEEDS)
     assert str(caught.value).startswith("target 1")
     assert "\n" not in str(caught.value)
+
+
+def test_a_target_that_is_no_dict_is_named():
+    with pytest.raises(InputError, match="target 1 is a list"):
+        check_targets([GOOD, GOOD], [EMPTY, [1]], NEEDS)
 
 
 def test_missing_targets_are_refused():

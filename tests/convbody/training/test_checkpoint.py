@@ -174,3 +174,9 @@ def test_what_is_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="no 'model'"):
         read_checkpoint(tmp_path / "list.pth")
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot write .*checkpoints"):
+        write_checkpoint(payload(1), tmp_path / "checkpoints" / "iter_0000001.pth")
