@@ -150,6 +150,8 @@ def _create(timm: ModuleType, name: str, options: dict[str, Any], cfg: Config) -
             if any(key in str(error) for key in any_size.keys() - options.keys()):
                 continue
             raise ConfigError(f"timm/{name}: {error}", "MODEL.TIMM.KWARGS", cfg) from error
+        except IndexError as error:
+            raise ConfigError(f"timm/{name} has no such feature", "MODEL.TIMM.KWARGS", cfg) from error
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"timm/{name} gives no features: {error}", CONV_BODY, cfg) from error
         return net

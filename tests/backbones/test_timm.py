@@ -92,6 +92,8 @@ def test_family_defaults_are_normalised_rgb():
 def test_arguments_reach_timm():
     backbone = build("timm/resnet18", "MODEL.TIMM.KWARGS.out_indices", [2, 3])
     assert backbone.strides == (8, 16)
+    with pytest.raises(ConfigError, match=r"no such feature .*MODEL.TIMM.KWARGS .*command line"):
+        build("timm/resnet18", "MODEL.TIMM.KWARGS.out_indices", [9])
     with pytest.raises(ConfigError, match=r"nonsense.*MODEL.TIMM.KWARGS"):
         build("timm/resnet18", "MODEL.TIMM.KWARGS.nonsense", 1)
 
