@@ -14,7 +14,8 @@ IMAGENET_STD = [0.229, 0.224, 0.225]
 def model_defaults() -> dict[str, Any]:
     """Keys of backbones, their necks and their normalisation."""
     return {
-        # Weight file (.pth, .pkl or .safetensors) of a backbone or a whole detector; "" trains from scratch.
+        # Weight file (.pth, .pkl or .safetensors) of a backbone or a whole detector, or its https://,
+        # catalog://, torchvision:// or timm:// address; "" trains from scratch.
         "WEIGHT": "",
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from backbones.build import BodyAndNeck
 from backbones.spec import Backbone
 from backbones.weights import caffe2, detectron2, timm, torchvision
-from backbones.weights.read import KEY, counts, read_tensors
+from backbones.weights.read import counts, read_tensors
 from backbones.weights.report import LoadReport
+from backbones.weights.source import KEY
 from registry import Config, ConfigError
 
 #: The body is useless with fewer of its tensors than this.
@@ -39,8 +40,9 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
 
     The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``,
     ``fpn.*``) or a body alone, in our names, or a backbone in those of torchvision, timm, Caffe2 and
-    Detectron, or detectron2; names match as a whole. What does not fit is
-    left as it was and reported. ``cfg`` only tells errors where the path was set.
+    Detectron, or detectron2; names match as a whole. What does not fit is left as it was and reported.
+    ``path`` may also be an address or a name, as ``source.local_file`` takes them. ``cfg`` only tells errors
+    where it was set.
 
     Raises:
         ConfigError: no such file, a file that holds no tensors, or one that gives less than 90 % of the

@@ -13,24 +13,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.weights.pickle_file import read_pickle
+from backbones.weights.source import KEY, local_file
 from registry import Config, ConfigError
 
-KEY = "MODEL.WEIGHT"
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def read_tensors(path: str, cfg: Config | None = None) -> dict[str, Tensor]:
     """The tensors in a file, by name, out of a checkpoint's wrapping and without data-parallel prefixes.
 
-    Pickles are read without running what they say. Counters of batches are left out.
+    ``path`` may be an address or a name as ``source.local_file`` takes them. Pickles are read without
+    running what they say. Counters of batches are left out.
 
     Raises:
-        ConfigError: not a path, no such file, another kind of file, or a file without named tensors.
+        ConfigError: no such file or none to be fetched, another kind of file, or one without named tensors.
     """
     kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    if "://" in path:
-        raise ConfigError(f"weights are read from local {kinds} files, not from {path}", KEY, cfg)
-    file = Path(path).expanduser()
+    file = local_file(path, cfg)
     if not file.is_file():
         raise ConfigError(f"no such weight file: {path}", KEY, cfg)
     if file.suffix not in SUFFIXES:

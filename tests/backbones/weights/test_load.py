@@ -146,8 +146,7 @@ def test_misuse_names_the_key_and_where_it_was_set(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
     for path, message in {
-        "catalog://ImageNetPretrained/MSRA/R-50": "local .pth",
-        "https://example.com/r50.pth": "local .pth",
+        "s3://bucket/r50.pth": "neither a path nor one of catalog://",
         str(tmp_path / "absent.pth"): "no such weight file",
         __file__: "read from .pth",
         str(tmp_path / "text.pth"): "cannot be read",
