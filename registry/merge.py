@@ -110,7 +110,9 @@ def coerce(key: str, value: Any, default: Any, source: str) -> Any:
             f"{key} ({source_phrase(source)}) is a section; set one of its keys, such as "
             f"{', '.join(dotted_keys(default, key + '.')[:2])}"
         )
-    if not isinstance(default, str):
+    if isinstance(default, bool) and value in ("true", "false"):
+        value = value == "true"  # as YAML spells it
+    elif not isinstance(default, str):
         value = _literal(value)
     if default is None or type(value) is type(default):
         fits = True

@@ -188,6 +188,11 @@ def test_a_string_key_keeps_text_that_looks_like_a_number():
     assert load_cfg(None, ["OUTPUT_DIR", "2024"]).OUTPUT_DIR == "2024"
 
 
+def test_truth_values_are_read_as_python_and_yaml_spell_them():
+    for text, value in (("True", True), ("true", True), ("False", False), ("false", False)):
+        assert load_cfg(None, ["MODEL.MASK_ON", text]).MODEL.MASK_ON is value
+
+
 def test_free_form_keys_take_any_mapping(write):
     path = write("a.yaml", "DATASETS:\n  CATALOG:\n    mine: {image_dir: a, ann_file: b.json}\n")
     cfg = load_cfg(path, ["DATASETS.CATALOG.mine.ann_file", "c.json"])
