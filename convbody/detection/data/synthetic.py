@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from convbody.detection.data.annotations import decode_mask
+from convbody.detection.data.errors import DataError
 from convbody.detection.data.files import write_atomically
 
 CLASSES = ("circle", "square", "triangle")
@@ -38,14 +39,23 @@ def make_synthetic(
 
     Gives the path of the COCO file, ``folder/annotations.json``; the pictures are
     ``folder/images/000001.png`` and so on. A folder that already holds this very data set is left as it is.
-    Objects do not touch.
+    Objects do not touch. Raises DataError for less than one image, images under 32 pixels, or a folder that
+    cannot be made.
     """
+    if images < 1 or size < 32 or max_objects < 1:
+        raise DataError(
+            f"cannot draw {images} images of {size} pixels with up to {max_objects} objects: "
+            "it takes at least 1 image, 32 pixels and 1 object"
+        )
     folder = Path(folder)
     ann_file = folder / "annotations.json"
     info = {"images": images, "size": size, "seed": seed, "max_objects": max_objects}
     if _holds(ann_file, info):
         return ann_file
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make {folder / 'images'}: {error.strerror}") from error
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, images + 1):

@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from convbody.detection.data import CocoDataset, check_dataset, make_synthetic
+from convbody.detection.data import CocoDataset, DataError, check_dataset, make_synthetic
 from convbody.detection.data.annotations import decode_mask, flip_order
 
 
@@ -65,3 +66,16 @@ def test_objects_stand_out_from_the_ground(shapes: Path):
         image = np.asarray(Image.open(shapes / "images" / f"{annotation['image_id']:06d}.png"), np.float64)
         inside = image[decode_mask(annotation["segmentation"], 64, 64) > 0]
         assert inside.max(axis=1).mean() > 190 and inside.std(axis=0).max() < 20
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"images": -2}, {"size": 0}, {"max_objects": 0}])
+def test_a_set_that_cannot_be_drawn_is_refused(tmp_path: Path, wrong: dict[str, int]):
+    with pytest.raises(DataError, match=str(next(iter(wrong.values())))):
+        make_synthetic(tmp_path / "set", **wrong)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(DataError, match="taken"):
+        make_synthetic(tmp_path / "taken", images=1, size=64)
