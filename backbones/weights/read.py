@@ -23,7 +23,7 @@ def read_tensors(path: str, cfg: Config | None = None) -> dict[str, Tensor]:
     """The tensors in a file, by name, out of a checkpoint's wrapping and without data-parallel prefixes.
 
     ``path`` may be an address or a name as ``source.local_file`` takes them. Pickles are read without
-    running what they say. Counters of batches are left out.
+    running what they say.
 
     Raises:
         ConfigError: no such file or none to be fetched, another kind of file, or one without named tensors.
@@ -42,7 +42,7 @@ def read_tensors(path: str, cfg: Config | None = None) -> dict[str, Tensor]:
     state = {
         _without_wrapper(name): value
         for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, Tensor) and counts(name)
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not state:
         raise ConfigError(f"{path} holds no named tensors", KEY, cfg)

@@ -12,6 +12,7 @@ class LoadReport:
 
     Attributes:
         file: the file that was read.
+        lineage: the code base whose names it has.
         loaded: names in the module that were filled.
         missing: names in the module that the file has nothing for.
         unexpected: names in the file that the module has no place for.
@@ -19,6 +20,7 @@ class LoadReport:
     """
 
     file: str
+    lineage: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -26,7 +28,7 @@ class LoadReport:
 
     def summary(self) -> str:
         """One line: how many were loaded, and the groups of the others."""
-        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts = [f"{len(self.loaded)} tensors loaded, in names of {self.lineage}"]
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
                 parts.append(f"{len(names)} {title}: {', '.join(grouped(names))}")

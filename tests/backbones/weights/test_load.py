@@ -108,7 +108,7 @@ def test_the_report_groups_what_did_not_fit(tmp_path):
     assert report.wrong_shape == (("fpn.fpn_inner1.weight", (1, 2, 3), (8, 8, 1, 1)),)
     assert torch.equal(target.fpn.fpn_inner1.weight, kept)
     assert "fpn.fpn_inner1 (2)" in str(
-        LoadReport("", (), tuple(source.fpn.state_dict(prefix="fpn.")), (), ())
+        LoadReport("", "", (), tuple(source.fpn.state_dict(prefix="fpn.")), (), ())
     )
     for words in (
         "missing: fpn.fpn_layer2.bias",
