@@ -38,7 +38,7 @@ _LAST_PIXEL = torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Indices (K,), best first, of what is left when an overlap of ``threshold`` itself suppresses already."""
+    """Indices (K,), best first, of what is left when an overlap of exactly ``threshold`` suppresses too."""
     order = scores.argsort(descending=True)
     overlapping = (box_iou(boxes, boxes) >= threshold) & (labels[:, None] == labels)
     alive = torch.ones(len(boxes), dtype=torch.bool)
