@@ -36,10 +36,7 @@ def scale_deltas(tensor: Tensor) -> Tensor:
 
 
 def unscale_deltas(tensor: Tensor) -> Tensor:
-    """The inverse of :func:`scale_deltas`: exact, since 10 and 5 are sums of two powers of two.
-
-    Dividing by such a number and multiplying by it again gives the same float (Goldberg 1991, theorem 7).
-    """
+    """The inverse of :func:`scale_deltas`, to within one unit in the last place."""
     return tensor / _scales_like(tensor)
 
 
