@@ -21,6 +21,9 @@ def detector_defaults() -> dict[str, Any]:
         "RETINANET_ON": False,
         # Add a keypoint head.
         "KEYPOINT_ON": False,
+        # Whose weights the anchors are for. "published": in the middle of their cells, of rounded shape;
+        # "detectron2": around the first corner of their cells; "torchvision": there, with rounded corners.
+        "ANCHOR_CONVENTION": "published",
         # Regress one box per proposal instead of one per class.
         "CLS_AGNOSTIC_BBOX_REG": False,
     }
@@ -111,6 +114,8 @@ def box_head_defaults() -> dict[str, Any]:
         "NUM_CLASSES": 81,
         # Width of the fully connected layers.
         "MLP_HEAD_DIM": 1024,
+        # Where the box loss turns from square to linear.
+        "SMOOTH_L1_BETA": 1.0,
         # Group norm after every layer.
         "USE_GN": False,
         # Convolutional extractors: dilation, width and number of the convolutions.

@@ -55,10 +55,14 @@ def _expect_features(settings: Settings) -> None:
 
 
 def anchors(settings: Settings) -> Values:
-    """Sizes, ratios and overlaps of the anchors."""
+    """Places, sizes, ratios and overlaps of the anchors."""
     section = "MODEL.RETINANET" if settings.one_stage else "MODEL.RPN"
     background, foreground = settings[f"{section}.IOU_THRESHOLDS"]
-    values = {f"{section}.BG_IOU_THRESHOLD": background, f"{section}.FG_IOU_THRESHOLD": foreground}
+    values = {
+        "MODEL.ANCHOR_CONVENTION": "detectron2",
+        f"{section}.BG_IOU_THRESHOLD": background,
+        f"{section}.FG_IOU_THRESHOLD": foreground,
+    }
     if not settings.one_stage:
         values["MODEL.RPN.FPN_POST_NMS_PER_BATCH"] = False
     ratios = settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]

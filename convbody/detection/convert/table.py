@@ -87,6 +87,7 @@ RENAMED: dict[str, Renamed] = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": Renamed(1024, ("MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM",)),
     "MODEL.ROI_BOX_HEAD.CONV_DIM": Renamed(256, ("MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM",)),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": Renamed(False, ("MODEL.CLS_AGNOSTIC_BBOX_REG",)),
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": Renamed(0.0, ("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",)),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Renamed(
         (10.0, 10.0, 5.0, 5.0), ("MODEL.ROI_HEADS.BBOX_REG_WEIGHTS",)
     ),
@@ -153,7 +154,7 @@ FIXED: dict[str, Fixed] = {
     "MODEL.ANCHOR_GENERATOR.NAME": Fixed(
         "DefaultAnchorGenerator", ("DefaultAnchorGenerator",), "upright anchors"
     ),
-    "MODEL.ANCHOR_GENERATOR.OFFSET": Fixed(0.0, (0.5,), "anchors lie in the middle of their cell (0.5)"),
+    "MODEL.ANCHOR_GENERATOR.OFFSET": Fixed(0.0, (0.0,), "anchors lie around the first corner of their cell"),
     "MODEL.RPN.HEAD_NAME": Fixed("StandardRPNHead", ("StandardRPNHead",), "the head with one convolution"),
     "MODEL.RPN.CONV_DIMS": Fixed([-1], ([-1],), "one convolution, as wide as the features"),
     "MODEL.RPN.IOU_LABELS": Fixed([0, -1, 1], ([0, -1, 1],), "background, ignored, foreground"),
@@ -166,7 +167,6 @@ FIXED: dict[str, Fixed] = {
     "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": Fixed(True, (True,), "objects are added to the proposals"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _SMOOTH_L1,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": _WEIGHT,
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": Fixed(0.0, (1.0,), "the loss turns linear at 1"),
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE,
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": Fixed(False, (False,), "heads train on proposals"),
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": Fixed(False, (False,), "a mask for each class"),
@@ -181,7 +181,7 @@ FIXED: dict[str, Fixed] = {
     ),
     "MODEL.RETINANET.IOU_LABELS": Fixed([0, -1, 1], ([0, -1, 1],), "background, ignored, foreground"),
     "MODEL.RETINANET.BBOX_REG_WEIGHTS": Fixed(
-        (1.0,) * 4, ([10.0, 10.0, 5.0, 5.0],), "targets are scaled by 10, 10, 5, 5"
+        (1.0,) * 4, ([10.0, 10.0, 5.0, 5.0],), "targets are scaled by 10, 10, 5, 5; loading converts weights"
     ),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _SMOOTH_L1,
     "MODEL.RETINANET.NORM": Fixed("", ("",), "towers without norm"),

@@ -7,9 +7,9 @@ from torchvision.models.detection import fcos
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
-from convbody.detection.heads.anchors import Anchors
+from convbody.detection.heads.anchors import Anchors, anchor_convention
 from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, zero_based
-from convbody.detection.heads.options import class_count
+from convbody.detection.heads.options import class_count, count_limit, overlap_limit
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
 from registry import Config, ConfigError
@@ -18,7 +18,10 @@ _NORM_GROUPS = 32  # of the group norm in torchvision's towers
 
 
 class FCOS(DenseDetector, fcos.FCOS):
-    """torchvision's FCOS, its points in the middle of the cells as the paper has them."""
+    """torchvision's FCOS, its points where MODEL.ANCHOR_CONVENTION has the centres of anchors.
+
+    "published" is the middle of the cells, as the paper has them.
+    """
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         refuse_region_heads(cfg)
@@ -34,15 +37,20 @@ class FCOS(DenseDetector, fcos.FCOS):
             backbone,
             classes - 1,
             # One square per cell, a stride wide: its centre is the point, its side the unit of the distances.
-            anchor_generator=Anchors(backbone.strides, [(stride,) for stride in backbone.strides], (1.0,)),
+            anchor_generator=Anchors(
+                backbone.strides,
+                [(stride,) for stride in backbone.strides],
+                (1.0,),
+                anchor_convention(cfg),
+            ),
             head=fcos.FCOSHead(width, 1, classes - 1, node.NUM_CONVS),
             center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
             score_thresh=node.INFERENCE_TH,
-            nms_thresh=node.NMS_TH,
+            nms_thresh=overlap_limit(node.NMS_TH),
             detections_per_img=None,  # detect() counts
             topk_candidates=node.PRE_NMS_TOP_N,
         )
-        self.limit = cfg.TEST.DETECTIONS_PER_IMG
+        self.limit = count_limit(cfg.TEST.DETECTIONS_PER_IMG)
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
         self.needs = TargetNeeds(classes)
 

@@ -54,15 +54,16 @@ class Candidates(NamedTuple):
 
 
 def box_losses(
-    logits: Tensor, deltas: Tensor, labels: list[Tensor], regression: list[Tensor]
+    logits: Tensor, deltas: Tensor, labels: list[Tensor], regression: list[Tensor], beta: float = 1.0
 ) -> dict[str, Tensor]:
-    """Cross-entropy of R proposals' classes, and smooth L1 (beta 1) of the positives' boxes, over R.
+    """Cross-entropy of R proposals' classes, and smooth L1 of the positives' boxes, over R.
 
     Ren et al. 2015, section 3.1.2, and Girshick 2015, equation 3.
 
     Args:
         logits, deltas: (R, classes), (R, 4 * classes).
         labels, regression: per image, (R_i,) with 0 for the background, and (R_i, 4).
+        beta: where smooth L1 turns from square to linear, as published 1.
     """
     label = torch.cat(labels)
     positive = torch.where(label > 0)[0]
@@ -71,7 +72,7 @@ def box_losses(
     count = max(1, len(label))
     return {
         "loss_classifier": F.cross_entropy(logits, label, reduction="sum") / count,
-        "loss_box_reg": F.smooth_l1_loss(chosen, target, reduction="sum") / count,
+        "loss_box_reg": F.smooth_l1_loss(chosen, target, reduction="sum", beta=beta) / count,
     }
 
 
@@ -94,6 +95,7 @@ class RoIHeads(roi_heads.RoIHeads):
             nms_thresh=node.NMS,
             detections_per_img=node.DETECTIONS_PER_IMG,
         )
+        self.box_beta = cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
         self.class_agnostic = cfg.MODEL.CLS_AGNOSTIC_BBOX_REG
         if mask is not None:
             self.mask_roi_pool, self.mask_head, self.mask_predictor = mask
@@ -114,7 +116,7 @@ class RoIHeads(roi_heads.RoIHeads):
         """Losses of all heads on a sample of the proposals and the objects themselves."""
         proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
         box_features = self.box_head(self.box_roi_pool(features, proposals, sizes))
-        losses = box_losses(*self._predict_boxes(box_features), labels, regression)
+        losses = box_losses(*self._predict_boxes(box_features), labels, regression, self.box_beta)
         if not (self.has_mask() or self.has_keypoint()):
             return losses
 

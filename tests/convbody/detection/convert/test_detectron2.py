@@ -172,6 +172,14 @@ def test_retinanets_octaves_are_recognised_from_the_expression_its_files_use(con
     assert not any(key.startswith("MODEL.RPN") for key in keys(listed))
 
 
+def test_anchors_and_the_box_loss_are_detectron2s(converted):
+    cfg, listed = converted(FPN, {"MODEL": {"ROI_BOX_HEAD": {"SMOOTH_L1_BETA": 0.25}}})
+    assert (cfg.MODEL.ANCHOR_CONVENTION, cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA) == ("detectron2", 0.25)
+    assert not {"MODEL.ANCHOR_GENERATOR.OFFSET", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"} & keys(listed)
+    _, listed = converted(FPN, {"MODEL": {"ANCHOR_GENERATOR": {"OFFSET": 0.5}}})
+    assert "MODEL.ANCHOR_GENERATOR.OFFSET" in keys(listed)
+
+
 def test_what_has_no_equivalent_is_listed_and_nothing_is_dropped(converted):
     changes = {
         "MODEL": {

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import _default_anchorgen
 
-from convbody.detection.heads.anchors import Anchors, cell_anchors
+from convbody.detection.heads.anchors import CONVENTIONS, Anchors, cell_anchors
+from registry import ConfigError
 
 # Girshick's Faster R-CNN anchors of the first cell, stride 16, both corners inside the box.
 PUBLISHED = [
@@ -67,3 +69,40 @@ def test_sizes_and_octaves_come_from_the_config(small_detector):
     model = small_detector("rpn-c4", {"MODEL.RPN.ANCHOR_SIZES": (32, 64), "MODEL.RPN.ASPECT_RATIOS": (1.0,)})
     (cell,) = model.rpn.anchor_generator.cell_anchors
     assert (cell[:, 2] - cell[:, 0]).tolist() == [32, 64]
+
+
+def test_torchvisions_anchors_are_those_of_torchvision():
+    """On a padded batch whose coarse maps are rounded up, so that their cells are narrower than a stride."""
+    images = ImageList(torch.zeros(1, 3, 96, 160), [(90, 150)])
+    features = [torch.zeros(1, 1, *size) for size in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
+    sizes = [[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)]
+    ours = Anchors((8, 16, 32, 64, 128), sizes, (0.5, 1.0, 2.0), CONVENTIONS["torchvision"])
+    assert torch.equal(ours(images, features)[0], _default_anchorgen()(images, features)[0])
+
+
+def test_detectron2s_anchors_start_at_the_corner_and_are_not_rounded():
+    ours = Anchors((16,), [(10, 20)], (0.5, 2.0), CONVENTIONS["detectron2"])
+    (anchors,) = grid(ours, (1, 2))
+    expected = []
+    for column in (0, 1):
+        for ratio in (0.5, 2.0):
+            for size in (10, 20):
+                width, height = size / ratio**0.5, size * ratio**0.5
+                x = 16 * column
+                expected.append([x - width / 2, -height / 2, x + width / 2, height / 2])
+    torch.testing.assert_close(anchors, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("kind", ["rpn-fpn", "rpn-c4", "retinanet", "fcos"])
+def test_the_config_chooses_the_convention(small_detector, kind):
+    model = small_detector(kind, {"MODEL.ANCHOR_CONVENTION": "detectron2"})
+    generator = model.rpn.anchor_generator if kind.startswith("rpn") else model.anchor_generator
+    features = [torch.zeros(1, 1, 2, 2)] * len(generator.strides)
+    (anchors,) = generator(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), features)
+    assert torch.equal(anchors[0, :2], -anchors[0, 2:])  # the first is centred on the corner of the image
+
+
+def test_an_unknown_convention_lists_the_known(small_detector):
+    with pytest.raises(ConfigError, match="published, detectron2, torchvision, not 'caffe'") as caught:
+        small_detector("retinanet", {"MODEL.ANCHOR_CONVENTION": "caffe"})
+    assert "MODEL.ANCHOR_CONVENTION" in str(caught.value)

@@ -33,6 +33,13 @@ def test_the_best_are_kept_up_to_the_limit(detect):
         torch.testing.assert_close(best["scores"], whole["scores"][:5])
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_nothing_is_none(detect, limit):
+    outputs = detect({"MODEL.ROI_HEADS.DETECTIONS_PER_IMG": limit, "MODEL.ROI_HEADS.NMS": limit})
+    for output, whole in zip(outputs, detect(), strict=True):
+        assert torch.equal(output["boxes"], whole["boxes"])
+
+
 def test_scores_below_the_threshold_are_dropped(detect):
     scores = detect()[0]["scores"]
     threshold = scores.median().item()
@@ -85,6 +92,17 @@ def test_losses_are_means_over_all_proposals_of_the_batch():
     error = torch.cat([deltas[1, 8:12] - regression[0][1], deltas[2, 4:8] - regression[1][0]]).abs()
     smooth = torch.where(error < 1, 0.5 * error**2, error - 0.5).sum() / 5
     torch.testing.assert_close(losses["loss_box_reg"], smooth)
+    smoother = torch.where(error < 0.1, 5 * error**2, error - 0.05).sum() / 5
+    torch.testing.assert_close(box_losses(logits, deltas, labels, regression, 0.1)["loss_box_reg"], smoother)
+
+
+def test_the_config_says_where_the_box_loss_turns(small_detector, batch):
+    def loss(beta):
+        model = small_detector("faster-fpn", {"MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": beta})
+        torch.manual_seed(0)
+        return model(*batch)["loss_box_reg"]
+
+    assert loss(0.1) > loss(1.0)
 
 
 def test_no_proposal_at_all_is_no_loss():
