@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from registry import Config, ConfigError
 from registry.tree import value_of
 
@@ -34,6 +36,16 @@ def class_count(cfg: Config, section: str) -> int:
             "the background is one class, so that there must be two or more", f"{section}.NUM_CLASSES", cfg
         )
     return count
+
+
+def overlap_limit(value: float) -> float:
+    """The IoU above which a box is suppressed. 0 or less suppresses none, as published."""
+    return value if value > 0 else 1.0
+
+
+def count_limit(value: int) -> int:
+    """How many boxes are kept. 0 or less keeps all, as published."""
+    return value if value > 0 else sys.maxsize
 
 
 def refuse_augmentation(cfg: Config) -> None:

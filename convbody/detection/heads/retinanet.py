@@ -13,7 +13,7 @@ from torchvision.ops import Conv2dNormActivation, sigmoid_focal_loss
 from backbones import Backbone
 from convbody.detection.heads.anchors import retinanet_anchors
 from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, zero_based
-from convbody.detection.heads.options import class_count, iou_thresholds
+from convbody.detection.heads.options import class_count, count_limit, iou_thresholds, overlap_limit
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
 from registry import Config
@@ -91,14 +91,14 @@ class RetinaNet(DenseDetector, retinanet.RetinaNet):
             anchor_generator=anchors,
             head=head,
             score_thresh=node.INFERENCE_TH,
-            nms_thresh=node.NMS_TH,
+            nms_thresh=overlap_limit(node.NMS_TH),
             detections_per_img=None,  # detect() counts
             fg_iou_thresh=foreground,
             bg_iou_thresh=background,
             topk_candidates=node.PRE_NMS_TOP_N,
         )
         self.box_coder = head.box_coder
-        self.limit = cfg.TEST.DETECTIONS_PER_IMG
+        self.limit = count_limit(cfg.TEST.DETECTIONS_PER_IMG)
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
         self.needs = TargetNeeds(classes)
 

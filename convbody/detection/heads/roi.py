@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from backbones import Backbone
 from convbody.detection.heads.numerics import full_precision
-from convbody.detection.heads.options import iou_thresholds
+from convbody.detection.heads.options import count_limit, iou_thresholds, overlap_limit
 from convbody.detection.heads.pooler import Pooler, build_pooler
 from convbody.detection.heads.registries import (
     BOX_FEATURE_EXTRACTORS,
@@ -92,8 +92,8 @@ class RoIHeads(roi_heads.RoIHeads):
             positive_fraction=node.POSITIVE_FRACTION,
             bbox_reg_weights=tuple(node.BBOX_REG_WEIGHTS),
             score_thresh=node.SCORE_THRESH,
-            nms_thresh=node.NMS,
-            detections_per_img=node.DETECTIONS_PER_IMG,
+            nms_thresh=overlap_limit(node.NMS),
+            detections_per_img=count_limit(node.DETECTIONS_PER_IMG),
         )
         self.box_beta = cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
         self.class_agnostic = cfg.MODEL.CLS_AGNOSTIC_BBOX_REG

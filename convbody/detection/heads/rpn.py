@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from backbones import Backbone
 from convbody.detection.heads.anchors import rpn_anchors
 from convbody.detection.heads.numerics import full_precision
-from convbody.detection.heads.options import iou_thresholds
+from convbody.detection.heads.options import count_limit, iou_thresholds, overlap_limit
 from convbody.detection.heads.registries import RPN_HEADS
 from registry import Config, lookup
 
@@ -57,8 +57,11 @@ class RPN(RegionProposalNetwork):
             batch_size_per_image=rpn.BATCH_SIZE_PER_IMAGE,
             positive_fraction=rpn.POSITIVE_FRACTION,
             pre_nms_top_n={"training": rpn.PRE_NMS_TOP_N_TRAIN, "testing": rpn.PRE_NMS_TOP_N_TEST},
-            post_nms_top_n={"training": rpn.POST_NMS_TOP_N_TRAIN, "testing": rpn.POST_NMS_TOP_N_TEST},
-            nms_thresh=rpn.NMS_THRESH,
+            post_nms_top_n={
+                "training": count_limit(rpn.POST_NMS_TOP_N_TRAIN),
+                "testing": count_limit(rpn.POST_NMS_TOP_N_TEST),
+            },
+            nms_thresh=overlap_limit(rpn.NMS_THRESH),
         )
         self.min_size = max(float(rpn.MIN_SIZE), 1e-3)  # a side of nothing has no logarithm
         self.straddle_thresh = rpn.STRADDLE_THRESH

@@ -81,6 +81,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def kinds() -> tuple[str, ...]:
+    return tuple(KINDS)
+
+
+@pytest.fixture
 def small_cfg() -> Callable[..., Config]:
     """``small_cfg(kind, {KEY: value})``: the config of a small detector."""
 

@@ -39,6 +39,13 @@ def test_limits_act(detect):
         assert box_iou(box, box).triu(diagonal=1).max() <= 0.31
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_nothing_is_none(detect, limit):
+    outputs = detect({"NMS_TH": limit}, DETECTIONS_PER_IMG=limit)
+    for output, whole in zip(outputs, detect(DETECTIONS_PER_IMG=100000), strict=True):
+        assert torch.equal(output["boxes"], whole["boxes"])
+
+
 def retinanet_losses(model, logits, deltas, matched, targets, anchors):
     outputs = {"cls_logits": logits, "bbox_regression": deltas}
     return model.head.compute_loss(targets, outputs, anchors, matched)

@@ -46,6 +46,14 @@ def test_top_n_counts_per_feature_map_then_over_all(propose):
     assert all(len(box) <= 5 * 3 for box in before)
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_nothing_is_none(propose, limit):
+    free = {"MODEL.RPN.POST_NMS_TOP_N_TEST": 10000, "MODEL.RPN.NMS_THRESH": 1.0}
+    none = {"MODEL.RPN.POST_NMS_TOP_N_TEST": limit, "MODEL.RPN.NMS_THRESH": limit}
+    for box, whole in zip(propose("rpn-c4", none)[0], propose("rpn-c4", free)[0], strict=True):
+        assert torch.equal(box, whole)
+
+
 def test_training_has_numbers_of_its_own_and_may_count_over_the_batch(propose):
     changes = {"MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN": 9, "MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": 4}
     assert sum(len(box) for box in propose(changes=changes, train=True)[0]) == 9
