@@ -48,7 +48,7 @@ def read_chain(path: str | Path) -> list[Located]:
     """The file's tree, after those of its ``_BASE_`` files (paths relative to the file), bases first.
 
     Raises:
-        ConfigError: no such file, not YAML, or bases that form a circle.
+        ConfigError: no such file, not YAML, or bases or aliases that form a circle.
     """
     return list(_chain(Path(path), ()))
 
@@ -78,6 +78,8 @@ def _read(path: Path, named_at: str) -> Located:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        if node is not None:
+            _refuse_circles(node, path, (), set())
         tree = _located(loader, node, path) if node is not None else Located(None, path, 1)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -90,6 +92,18 @@ def _read(path: Path, named_at: str) -> Located:
     if not isinstance(tree.value, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, not {type(tree.value).__name__}")
     return tree
+
+
+def _refuse_circles(node: yaml.Node, path: Path, inside: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> None:
+    """Raises ConfigError where an alias stands inside the node that it refers to."""
+    if node in inside:
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: what begins here holds an alias of itself")
+    if node in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(node)
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):  # a mapping has pairs
+            _refuse_circles(part, path, (*inside, node), seen)
 
 
 def _located(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Located:

@@ -127,6 +127,24 @@ def test_a_key_given_twice_counts_the_last_time_and_is_said(write, caplog):
     assert f"{path}:2: SOLVER" in caplog.text and f"{path}:1" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OUTPUT_DIR: out\nMODEL: &model {RPN: *model}\n",
+        "OUTPUT_DIR: out\nMODEL: &model\n  <<: *model\n",
+        "OUTPUT_DIR: out\nDATASETS: {TRAIN: &names [a, [*names]]}\n",
+    ],
+)
+def test_an_alias_of_what_it_stands_in_is_refused(write, text):
+    with pytest.raises(ConfigError, match=r"circle\.yaml:2: what begins here holds an alias of itself"):
+        load_cfg(write("circle.yaml", text))
+
+
+def test_an_alias_may_be_used_twice(write):
+    text = "INPUT: {MIN_SIZE_TRAIN: &size [64], JITTER_ORDER: *size}\nDATASETS: {TRAIN: *size}"
+    assert load_cfg(write("twice.yaml", text)).INPUT.MIN_SIZE_TRAIN == (64,)
+
+
 def test_unreadable_files_are_named(tmp_path, write):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_cfg(tmp_path / "nowhere.yaml")
