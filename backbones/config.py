@@ -15,8 +15,10 @@ def model_defaults() -> dict[str, Any]:
     """Keys of backbones, their necks and their normalisation."""
     return {
         # Weight file (.pth, .pkl or .safetensors) of a backbone or a whole detector, or its https://,
-        # catalog://, torchvision:// or timm:// address; "" trains from scratch.
+        # catalog://, torchvision://, timm:// or detectron2:// address; "" trains from scratch.
         "WEIGHT": "",
+        # When the weights were trained with other colours, strides or epsilon: "error", or "warn" and go on.
+        "WEIGHT_CONTRACT": "error",
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.
             "CONV_BODY": "R-50-C4",

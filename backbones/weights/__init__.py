@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backbones.weights.deferred import deferred_init
     from backbones.weights.load import load_weights
     from backbones.weights.report import LoadReport
 
-__all__ = ["LoadReport", "load_weights"]
+__all__ = ["LoadReport", "deferred_init", "load_weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from backbones.weights.load import load_weights
 
         return load_weights
+    if name == "deferred_init":
+        from backbones.weights.deferred import deferred_init
+
+        return deferred_init
     if name == "LoadReport":
         from backbones.weights.report import LoadReport
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from backbones.build import BodyAndNeck
 from backbones.spec import Backbone
+from backbones.weights.contract import check_contract
 from backbones.weights.lineages import LINEAGES
-from backbones.weights.read import counts, read_tensors
+from backbones.weights.read import counts, read_weights
 from backbones.weights.report import LoadReport, grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed, fill, match
-from backbones.weights.source import KEY
+from backbones.weights.source import KEY, address
 from registry import Config, ConfigError
 
 #: The body is useless with fewer of its tensors than this.
@@ -37,15 +38,17 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
     The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``,
     ``fpn.*``) or a body alone, in our names or those of any lineage in ``lineages``; names match as a whole.
     What does not fit is left as it was and reported. ``path`` may also be an address or a name, as
-    ``source.local_file`` takes them. ``cfg`` only tells errors where it was set.
+    ``source.local_file`` takes them. ``cfg`` is held to what the weights expect of it (see ``contract``), and
+    tells errors where things were set.
 
     Raises:
         ConfigError: no such file, a file that holds no tensors, one that gives less than 90 % of the tensors
             of the body (parameters and norm buffers), or one of a body with more blocks; says what did not
-            fit.
+            fit. Or ``cfg`` contradicts what the weights were trained with.
     """
     target = module.state_dict()
-    reading = _best_reading(read_tensors(str(path), cfg), module, target)
+    file = read_weights(path, cfg)
+    reading = _best_reading(file.tensors, module, target)
     fitting, unexpected, wrong_shape = {}, [], []
     for name, tensor in reading.state.items():
         own = reading.place_of(name)
@@ -62,10 +65,18 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
     missing = tuple(name for name in target if name not in fitting and name not in clashing and counts(name))
     loaded = tuple(name for name in fitting if counts(name))
     report = LoadReport(
-        str(path), reading.lineage.name, loaded, missing, tuple(unexpected), tuple(wrong_shape)
+        address(path),
+        reading.lineage.name,
+        loaded,
+        missing,
+        tuple(unexpected),
+        tuple(wrong_shape),
+        file.contract,
     )
     _require_enough(module, target, report, cfg)
     _refuse_deeper(reading, report, cfg)
+    if cfg is not None and file.contract is not None:
+        check_contract(file.contract, cfg, report.file)
     module.load_state_dict(fitting, strict=False)
     return report
 

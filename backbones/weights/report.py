@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backbones.weights.contract import WeightContract
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -17,6 +19,7 @@ class LoadReport:
         missing: names in the module that the file has nothing for.
         unexpected: names in the file that the module has no place for.
         wrong_shape: both have it, in different shapes: (name, shape in the file, shape in the module).
+        contract: what the weights expect of a config; None: nothing is known.
     """
 
     file: str
@@ -25,6 +28,7 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    contract: WeightContract | None = None
 
     def summary(self) -> str:
         """One line: how many were loaded, and the groups of the others."""
@@ -37,6 +41,8 @@ class LoadReport:
             parts.append(
                 f"{len(self.wrong_shape)} of wrong shape: {name} is {found} in the file, {wanted} here, ..."
             )
+        if self.contract is None:
+            parts.append("no contract known")
         return "; ".join(parts)
 
     def __str__(self) -> str:

@@ -17,9 +17,15 @@ from registry import Config, ConfigError
 from registry.errors import nearest_phrase
 
 KEY = "MODEL.WEIGHT"
-SCHEMES = ("catalog", "torchvision", "timm", "https", "http")
+SCHEMES = ("catalog", "torchvision", "timm", "detectron2", "https", "http")
+_DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 
 logger = logging.getLogger(__name__)
+
+
+def address(weight: str | Path) -> str:
+    """``weight`` as text. A Path has lost a slash of an address that it was made of; it gets it back."""
+    return re.sub(rf"^({'|'.join(SCHEMES)}):/(?!/)", r"\1://", str(weight))
 
 
 def local_file(weight: str, cfg: Config | None = None) -> Path:
@@ -27,12 +33,14 @@ def local_file(weight: str, cfg: Config | None = None) -> Path:
 
     ``catalog://ImageNetPretrained/MSRA/R-50`` (Detectron's published names),
     ``torchvision://resnet50?weights=IMAGENET1K_V2`` (the default weights without ``?weights=``),
-    ``timm://resnet50.a1_in1k``, or an address, with ``#sha256=...`` where its checksum, or the start of
-    it, is known. The cache is ``$CONVBODY_WEIGHTS``, or ``~/.cache/convbody/weights``.
+    ``timm://resnet50.a1_in1k``, ``detectron2://ImageNetPretrained/MSRA/R-50.pkl``, or an address, with
+    ``#sha256=...`` where its checksum, or the start of it, is known. Of a file whose checksum is not known
+    the one that it came with is kept beside it. The cache is ``$CONVBODY_WEIGHTS``, or
+    ``~/.cache/convbody/weights``.
 
     Raises:
-        ConfigError: an unknown scheme or name, a file that is not what its checksum says, or no way to fetch
-            it; then the message names the file to put in its place.
+        ConfigError: an unknown scheme or name, a file that is not what its checksum says or has changed since
+            it was fetched, or no way to fetch it; then the message names the file to put in its place.
     """
     if "://" not in weight:
         return Path(weight).expanduser()
@@ -52,9 +60,28 @@ def local_file(weight: str, cfg: Config | None = None) -> Path:
                 KEY,
                 cfg,
             ) from error
-    elif checksum and not _sha256(file).startswith(checksum):
-        raise ConfigError(f"{file} has another sha256 than {checksum}; delete it to fetch it anew", KEY, cfg)
+    else:
+        _check(file, checksum, cfg)
     return file
+
+
+def _check(file: Path, checksum: str, cfg: Config | None) -> None:
+    """Holds a file in the cache to its checksum; one put there by hand may have none."""
+    record = _record(file)
+    if checksum and not _sha256(file).startswith(checksum):
+        raise ConfigError(f"{file} has another sha256 than {checksum}; delete it to fetch it anew", KEY, cfg)
+    if not checksum and record.is_file() and record.read_text().strip() != _sha256(file):
+        raise ConfigError(
+            f"{file} has changed since it was fetched: {record.name} has another sha256; delete both to "
+            "fetch it anew",
+            KEY,
+            cfg,
+        )
+
+
+def _record(file: Path) -> Path:
+    """Where the checksum is kept that ``file`` came with."""
+    return file.with_name(f"{file.name}.sha256")
 
 
 def _cache() -> Path:
@@ -71,6 +98,8 @@ def _address(weight: str, cfg: Config | None) -> str:
         return URLS[name]
     if scheme == "torchvision":
         return _torchvision_address(name, cfg)
+    if scheme == "detectron2":
+        return _DETECTRON2 + name
     return _timm_address(name, cfg) if scheme == "timm" else weight
 
 
@@ -117,8 +146,11 @@ def _download(url: str, file: Path, checksum: str) -> None:
             length = response.headers["Content-Length"]
         if length is not None and part.stat().st_size != int(length):
             raise OSError(f"{part.stat().st_size} of {length} bytes came")
-        if checksum and not _sha256(part).startswith(checksum):
-            raise OSError(f"its sha256 is {_sha256(part)}")
+        found = _sha256(part)
+        if not found.startswith(checksum):
+            raise OSError(f"its sha256 is {found}")
+        if not checksum:
+            _record(file).write_text(f"{found}\n")
         part.replace(file)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.weights import load_weights
+from backbones.weights import deferred_init, load_weights
 from convbody.detection.data import build_train_batches, check_class_count, train_datasets
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
@@ -73,11 +73,13 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
 def build_initial_detector(cfg: Config) -> Detector:
     """The detector with the weights a run starts from: random ones by SEED, then those of MODEL.WEIGHT."""
     torch.manual_seed(cfg.SEED)
-    model = build_detector(cfg)
-    if cfg.MODEL.WEIGHT:
+    if not cfg.MODEL.WEIGHT:
+        return build_detector(cfg)
+    with deferred_init():
+        model = build_detector(cfg)
         report = load_weights(model, cfg.MODEL.WEIGHT, cfg)
-        if distributed.is_main():
-            logger.info("%s", report)
+    if distributed.is_main():
+        logger.info("%s", report)
     return model
 
 

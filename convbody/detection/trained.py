@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from backbones.weights import load_weights
+from backbones.weights import deferred_init, load_weights
 from convbody.detection.data.annotations import read_annotations
 from convbody.detection.data.catalog import catalog
 from convbody.detection.model import Detector, build_detector
@@ -26,17 +26,18 @@ def load_trained(cfg: Config, weights: Path | str | None = None) -> Detector:
     the run in OUTPUT_DIR is taken: its best checkpoint, or the newest where none was evaluated.
     Raises ConvbodyError where there are no weights, or not those of this detector.
     """
-    model = build_detector(cfg)
-    if weights is not None:
-        report = load_weights(model, weights)
-        if report.missing or report.wrong_shape:
-            raise ConvbodyError(
-                f"{report} - not all weights of this detector; use the config they were trained with"
-            )
-    else:
-        weights, state = _run_weights(Path(cfg.OUTPUT_DIR))
-        _check_fit(model.state_dict(), state, weights)
-        model.load_state_dict(state)
+    with deferred_init():
+        model = build_detector(cfg)
+        if weights is not None:
+            report = load_weights(model, weights)
+            if report.missing or report.wrong_shape:
+                raise ConvbodyError(
+                    f"{report} - not all weights of this detector; use the config they were trained with"
+                )
+        else:
+            weights, state = _run_weights(Path(cfg.OUTPUT_DIR))
+            _check_fit(model.state_dict(), state, weights)
+            model.load_state_dict(state)
     logger.info("weights of %s", weights)
     return model.to(device_for(cfg)).eval()
 

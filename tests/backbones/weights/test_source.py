@@ -3,6 +3,7 @@ import threading
 import urllib.error
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_an_address_is_fetched_once(served, cache, build_narrow):
     torch.save(original.state_dict(), folder / "r50.pth")
     load_weights(target, f"{address}/r50.pth")
     assert torch.equal(target.body.stem.conv1.weight, original.body.stem.conv1.weight)
-    assert [file.name.split("-", 1)[1] for file in cache.iterdir()] == ["r50.pth"]
+    assert sorted(file.name.split("-", 1)[1] for file in cache.iterdir()) == ["r50.pth", "r50.pth.sha256"]
     (folder / "r50.pth").unlink()
     again = build_narrow("R-50")
     load_weights(again, f"{address}/r50.pth")
@@ -82,6 +83,42 @@ def test_a_checksum_is_held_to_when_fetched_and_later(served, cache):
     file.write_bytes(b"others")
     with pytest.raises(ConfigError, match="another sha256"):
         source.local_file(f"{address}/w.pth#sha256={right}")
+
+
+def test_a_file_of_unknown_checksum_is_held_to_the_one_it_came_with(served):
+    folder, address = served
+    (folder / "w.pth").write_bytes(b"weights")
+    file = source.local_file(f"{address}/w.pth")
+    assert source.local_file(f"{address}/w.pth") == file
+    file.write_bytes(b"others")
+    with pytest.raises(ConfigError, match="w.pth has changed since it was fetched") as caught:
+        source.local_file(f"{address}/w.pth")
+    assert "\n" not in str(caught.value)
+    for path in (file, file.with_name(f"{file.name}.sha256")):
+        path.unlink()
+    assert source.local_file(f"{address}/w.pth").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "catalog://ImageNetPretrained/MSRA/R-50",
+        "torchvision://resnet50?weights=V1",
+        "https://example.com/a.pth",
+    ],
+)
+def test_an_address_survives_being_a_path(weight):
+    assert source.address(Path(weight)) == source.address(weight) == weight
+
+
+def test_paths_stay_as_they_are():
+    assert source.address(Path("/data/timm:/x.pth")) == "/data/timm:/x.pth"
+
+
+def test_a_path_that_is_an_address_is_loaded_from_there(offline, build_narrow):
+    with pytest.raises(ConfigError, match="save it as"):
+        load_weights(build_narrow("R-50"), Path("catalog://ImageNetPretrained/MSRA/R-50"))
+    assert offline == [URLS["ImageNetPretrained/MSRA/R-50"]]
 
 
 def test_what_the_server_does_not_have(served, cache):
@@ -114,6 +151,14 @@ def test_what_the_server_does_not_have(served, cache):
         (
             "timm://resnet50.a1_in1k",
             "https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors",
+        ),
+        (
+            "timm://tresnet_m.miil_in21k_ft_in1k",
+            "https://huggingface.co/timm/tresnet_m.miil_in21k_ft_in1k/resolve/main/model.safetensors",
+        ),
+        (
+            "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+            "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl",
         ),
         ("https://example.com/a/r50.pth", "https://example.com/a/r50.pth"),
     ],

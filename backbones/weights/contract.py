@@ -1,0 +1,152 @@
+"""What weights expect of the config they are used with: colours, a ResNet's strides, the norms' epsilon."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from backbones.spec import StageSpec
+from registry import STAGE_SPECS, TRANSFORMATION_MODULES, Config, ConfigError, parse_conv_body
+from registry.errors import describe_key
+from registry.tree import value_of
+
+KEY = "MODEL.WEIGHT_CONTRACT"
+#: Published means of the same images differ by this much, in grey levels out of 255.
+MEAN_TOLERANCE = 1.0
+STD_TOLERANCE = 0.01  # relative
+
+_TO_BGR255, _MEAN, _STD = "INPUT.TO_BGR255", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"
+_STRIDE = "MODEL.RESNETS.STRIDE_IN_1X1"
+_EPSILON_KEYS = {"FrozenBN": "MODEL.FROZEN_BN.EPSILON", "GN": "MODEL.GROUP_NORM.EPSILON"}
+_TORCH_EPSILON = 1e-5  # of batch norms, which have no key
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeightContract:
+    """The conventions that weights were trained with.
+
+    Attributes:
+        channel_order: "RGB" or "BGR".
+        value_range: what white is in an image, 1 or 255.
+        mean, std: of the three channels, in that order and range.
+        stride_in_1x1: whether a ResNet bottleneck strides in its first 1x1 convolution; None: no such block.
+        norm_epsilon: what the norms of the body add to the variance; None: not known, or not for the config.
+    """
+
+    channel_order: str
+    value_range: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stride_in_1x1: bool | None = None
+    norm_epsilon: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, to be stored in a file under "contract"."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> WeightContract:
+        """The contract that :meth:`record` gave.
+
+        Raises:
+            ValueError: anything else.
+        """
+        try:
+            contract = cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+            numbers = [*contract.mean, *contract.std, contract.norm_epsilon or 0.0]
+            sound = len(numbers) == 7 and all(isinstance(number, (int, float)) for number in numbers)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no contract of weights: {error}") from error
+        if not sound or contract.channel_order not in ("RGB", "BGR") or contract.value_range not in (1, 255):
+            raise ValueError(f"no contract of weights: {dict(record)}")
+        return contract
+
+
+def contract_of(cfg: Config) -> WeightContract | None:
+    """The contract of weights trained with ``cfg``; None for a config without INPUT."""
+    if "INPUT" not in cfg:
+        return None
+    bgr, norm = cfg.INPUT.TO_BGR255, _resnet_norm(cfg)
+    epsilon = value_of(cfg, _EPSILON_KEYS[norm]) if norm in _EPSILON_KEYS else _TORCH_EPSILON
+    return WeightContract(
+        "BGR" if bgr else "RGB",
+        255 if bgr else 1,
+        tuple(map(float, cfg.INPUT.PIXEL_MEAN)),
+        tuple(map(float, cfg.INPUT.PIXEL_STD)),
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 if _has_bottlenecks(cfg) else None,
+        float(epsilon) if norm else None,
+    )
+
+
+def contradictions(contract: WeightContract, cfg: Config) -> dict[str, Any]:
+    """The config keys that contradict ``contract``, with the values that would not."""
+    mine = contract_of(cfg)
+    if mine is None:
+        return {}
+    bgr = contract.channel_order == "BGR"
+    factor = (255 if bgr else 1) / contract.value_range  # a config has BGR in 0 to 255, and RGB in 0 to 1
+    mean, std = ([round(value * factor, 4) for value in values] for values in (contract.mean, contract.std))
+    wanted: dict[str, Any] = {}
+    if bgr != cfg.INPUT.TO_BGR255:
+        wanted[_TO_BGR255] = bgr
+    if not _close(mean, mine.mean, absolute=MEAN_TOLERANCE if bgr else MEAN_TOLERANCE / 255):
+        wanted[_MEAN] = mean
+    if not _close(std, mine.std, relative=STD_TOLERANCE):
+        wanted[_STD] = std
+    if (
+        None not in (contract.stride_in_1x1, mine.stride_in_1x1)
+        and contract.stride_in_1x1 != mine.stride_in_1x1
+    ):
+        wanted[_STRIDE] = contract.stride_in_1x1
+    key = _EPSILON_KEYS.get(_resnet_norm(cfg) or "")
+    epsilon = contract.norm_epsilon
+    if key and epsilon is not None and not _close([epsilon], [value_of(cfg, key)], relative=1e-3):
+        wanted[key] = epsilon
+    return wanted
+
+
+def check_contract(contract: WeightContract, cfg: Config, file: str) -> None:
+    """Holds ``cfg`` to the contract of the weights in ``file``; MODEL.WEIGHT_CONTRACT says how strictly.
+
+    Raises:
+        ConfigError: what the config says and what the weights were trained with, for every key that differs.
+    """
+    if cfg.MODEL.WEIGHT_CONTRACT not in ("error", "warn"):
+        raise ConfigError('must be "error" or "warn"', KEY, cfg)
+    wanted = contradictions(contract, cfg)
+    if not wanted:
+        return
+    parts = "; ".join(f"{describe_key(cfg, key)}, should be {value!r}" for key, value in wanted.items())
+    message = f"{file} was trained with other settings than the config has: {parts}"
+    if cfg.MODEL.WEIGHT_CONTRACT == "error":
+        raise ConfigError(f"{message}; set these keys, or {KEY} warn to go on all the same")
+    logger.warning("%s", message)
+
+
+def _close(
+    wanted: Sequence[float], found: Sequence[float], absolute: float = 0.0, relative: float = 0.0
+) -> bool:
+    return len(wanted) == len(found) and all(
+        abs(a - b) <= absolute + relative * abs(a) for a, b in zip(wanted, found, strict=True)
+    )
+
+
+def _resnet_norm(cfg: Config) -> str | None:
+    """Name in NORMS of the norm in a ResNet's blocks; None for another body, or blocks that do not tell."""
+    block = cfg.MODEL.RESNETS.TRANS_FUNC
+    if not _resnet_stages(cfg) or block not in TRANSFORMATION_MODULES:
+        return None
+    return getattr(TRANSFORMATION_MODULES[block], "norm", None)
+
+
+def _has_bottlenecks(cfg: Config) -> bool:
+    return any(not spec.basic for spec in _resnet_stages(cfg))
+
+
+def _resnet_stages(cfg: Config) -> tuple[StageSpec, ...]:
+    body = parse_conv_body(cfg.MODEL.BACKBONE.CONV_BODY).body
+    return tuple(STAGE_SPECS[body]) if body in STAGE_SPECS else ()
