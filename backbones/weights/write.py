@@ -76,7 +76,7 @@ def recognised(names: Collection[str]) -> Lineage:
 
 
 def write_tensors(state: Mapping[str, Tensor], file: Path, lineage: str) -> None:
-    """Writes ``.pth`` (names -> tensors), ``.safetensors``, or ``.pkl`` as the lineage's own programs read it.
+    """Writes ``.pth`` (names -> tensors), ``.safetensors``, or ``.pkl`` as programs of the lineage read it.
 
     Raises:
         ConvbodyError: another suffix, or a file that cannot be written.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -158,3 +160,39 @@ def test_misuse_names_the_key_and_where_it_was_set(tmp_path):
             load_weights(build("R-50"), path, load_cfg(None, ["MODEL.WEIGHT", path]))
         assert "MODEL.WEIGHT" in str(caught.value) and "set on the command line" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("neck", ["", "-C4", "-FPN"])
+def test_a_deeper_file_is_refused_though_all_of_the_body_is_in_it(tmp_path, neck):
+    torch.save(build("R-101" + neck).state_dict(), tmp_path / "R-101.pth")
+    with pytest.raises(ConfigError, match=r"deeper body .* no body.layer3.6 \(15\), .*CONV_BODY") as caught:
+        load_weights(build("R-50" + neck), tmp_path / "R-101.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_stages_that_a_body_does_not_have_are_only_reported(tmp_path):
+    torch.save(build("R-50").state_dict(), tmp_path / "R-50.pth")
+    report = load_weights(build("R-50-C4"), tmp_path / "R-50.pth")
+    assert report.missing == () and {name.split(".")[1] for name in report.unexpected} == {"layer4"}
+
+
+TRAINABLE = (
+    "MODEL.RESNETS.STEM_FUNC",
+    "StemWithBatchNorm",
+    "MODEL.RESNETS.TRANS_FUNC",
+    "BottleneckWithBatchNorm",
+)
+
+
+def test_counters_of_batches_are_loaded_and_never_counted(tmp_path):
+    source, target, frozen = build("R-50", *TRAINABLE), build("R-50", *TRAINABLE), build("R-50")
+    source.body.layer2[0].bn1.num_batches_tracked.fill_(7)
+    torch.save(source.state_dict(), tmp_path / "trained.pth")
+    torch.save(frozen.state_dict(), tmp_path / "frozen.pth")
+    with_counters = load_weights(target, tmp_path / "trained.pth")
+    assert target.body.layer2[0].bn1.num_batches_tracked == 7
+    without = load_weights(target, tmp_path / "frozen.pth")
+    into_frozen = load_weights(frozen, tmp_path / "trained.pth")
+    assert with_counters == replace(without, file=with_counters.file) == into_frozen
+    assert (with_counters.missing, with_counters.unexpected, len(with_counters.loaded)) == ((), (), 265)
+    assert target.body.layer2[0].bn1.num_batches_tracked == 7

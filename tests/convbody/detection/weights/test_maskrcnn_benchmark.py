@@ -58,6 +58,7 @@ def test_the_published_names_load_whole(detectors, tmp_path, config, wrapped):
     assert report.lineage == "maskrcnn-benchmark"
 
 
+C4_NORM = "roi_heads.box_head.head.layer4.1.bn2.bias"
 PAIRS = {
     "mask_fpn": {
         "backbone.body.layer2.3.conv2.weight": "backbone.body.layer2.3.conv2.weight",
@@ -75,8 +76,7 @@ PAIRS = {
         "roi_heads.mask.feature_extractor.mask_fcn2.1.bias": "roi_heads.mask_head.1.1.bias",
     },
     "mask_c4": {
-        "roi_heads.box.feature_extractor.head.layer4.1.bn2.weight": "roi_heads.box_head.head.layer4.1.bn2.weight",
-        "roi_heads.mask.feature_extractor.head.layer4.1.bn2.weight": "roi_heads.box_head.head.layer4.1.bn2.weight",
+        f"roi_heads.{head}.feature_extractor.head.layer4.1.bn2.bias": C4_NORM for head in ("box", "mask")
     },
     "keypoint": {
         "roi_heads.keypoint.feature_extractor.conv_fcn1.weight": "roi_heads.keypoint_head.0.weight",

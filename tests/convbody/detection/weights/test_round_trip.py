@@ -13,8 +13,11 @@ ROUNDED = ("head.regression_head.bbox_reg.weight", "head.regression_head.bbox_re
 SUFFIXES = {"maskrcnn-benchmark": "pth", "caffe2": "pkl", "convbody": "safetensors"}
 CASES = [
     *(("maskrcnn-benchmark", case) for case in ("mask_gn", "mask_c4", "keypoint", "retinanet")),
-    *(("caffe2", case) for case in ("rpn", "four_convs", "mask_c4", "mask_fpn", "keypoint", "retinanet")),
-    *(pytest.param("caffe2", case, marks=pytest.mark.slow) for case in ("agnostic", "faster_c4", "resnext")),
+    *(("caffe2", case) for case in ("rpn", "four_convs", "mask_c4", "mask_gn", "keypoint", "retinanet")),
+    *(
+        pytest.param("caffe2", case, marks=pytest.mark.slow)
+        for case in ("agnostic", "faster_c4", "mask_fpn", "resnext")
+    ),
     ("convbody", "faster_fpn"),
 ]
 
