@@ -9,6 +9,7 @@ CONFIG_MODULES = (
     "registry.plugins_config",
     "backbones.config",
     "backbones.resnet.config",
+    "backbones.tresnet.config",
     "convbody.training.config",
     "convbody.detection.config",
     "convbody.detection.data.config",
@@ -26,6 +27,8 @@ for _name in _RESNETS:
     STAGE_SPECS.lazy(_name, "backbones.resnet.stages")
     for _neck in _NECKS:
         STAGE_SPECS.lazy(f"{_name}-{_neck}", "backbones.resnet.stages")
+for _name in ("TResNet-M", "TResNet-L", "TResNet-XL", "TResNet-L-V2"):
+    BODIES.lazy(_name, "backbones.tresnet.body:build_tresnet_body")
 BODIES.lazy("timm/*", "backbones.timm:build_timm_body")
 
 NECKS.lazy("C4", "backbones.necks.single:build_c4")
@@ -44,3 +47,5 @@ NORMS.lazy("FrozenBN", "backbones.layers.norm:FrozenBatchNorm2d")
 NORMS.lazy("BN", "backbones.layers.norm:batch_norm")
 NORMS.lazy("GN", "backbones.layers.norm:group_norm")
 NORMS.lazy("SyncBN", "backbones.layers.norm:SyncBatchNorm")
+NORMS.lazy("ABN", "backbones.layers.activated_norm:ActivatedBatchNorm2d")
+NORMS.lazy("SyncABN", "backbones.layers.activated_norm:SyncActivatedBatchNorm2d")

@@ -54,7 +54,7 @@ class DFConv2d(nn.Module):
         if in_channels % deformable_groups:
             raise ConfigError(
                 f"deformable convolution: {in_channels} channels do not divide by {deformable_groups} "
-                "(MODEL.RESNETS.DEFORMABLE_GROUPS)"
+                "(DEFORMABLE_GROUPS)"
             )
         self.stride = stride
         self.dilation = dilation
