@@ -6,11 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backbones.classifier import Classifier
     from backbones.contract import assert_backbone_contract
     from backbones.spec import Backbone, FeatureInfo, StageSpec
 
 __all__ = [
     "Backbone",
+    "Classifier",
     "FeatureInfo",
     "StageSpec",
     "assert_backbone_contract",
@@ -19,6 +21,7 @@ __all__ = [
 
 _HOME = {
     "Backbone": "backbones.spec",
+    "Classifier": "backbones.classifier",
     "FeatureInfo": "backbones.spec",
     "StageSpec": "backbones.spec",
     "assert_backbone_contract": "backbones.contract",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backbones.weights import caffe2, detectron2, maskrcnn, timm, torchvision
+from backbones.weights import caffe2, detectron2, maskrcnn, timm, torchvision, tresnet
 from backbones.weights.rules import Lineage, Rule
 
 #: Our own names, in files of a detector, of a backbone or of a body alone.
@@ -20,5 +20,7 @@ LINEAGES: tuple[Lineage, ...] = (
     caffe2.LINEAGE,
     detectron2.LINEAGE,
     torchvision.LINEAGE,
+    tresnet.OFFICIAL,
+    tresnet.TIMM,
     timm.LINEAGE,
 )
