@@ -18,9 +18,11 @@ from convbody.detection.data.catalog import find_dataset
 from convbody.detection.data.errors import DataError
 from convbody.training.schedule import build_optimizer
 from registry import UnknownNameError, get_cfg, load_cfg
+from registry.merge import dotted_keys
 from registry.tree import value_of
 
 PUBLISHED = Path(__file__).parent / "published"
+ROOT = Path(__file__).resolve().parents[3]
 Flat = dict[str, Any]
 
 
@@ -155,6 +157,43 @@ def test_it_builds_detects_and_trains(load, name):
     after = dict(model.named_parameters())
     assert all(after[key].grad is not None and after[key].isfinite().all() for key in before)
     assert sum(not torch.equal(after[key], value) for key, value in before.items()) > len(before) / 2
+
+
+# Our file -> the published one that it says it corresponds to (configs/README.md), schedules apart.
+COUNTERPARTS = {
+    "coco/faster_rcnn_R_50_C4_1x": "e2e_faster_rcnn_R_50_C4_1x",
+    "coco/mask_rcnn_R_50_C4_1x": "e2e_mask_rcnn_R_50_C4_1x",
+    "coco/faster_rcnn_R_50_FPN_1x": "e2e_faster_rcnn_R_50_FPN_1x",
+    "coco/mask_rcnn_R_50_FPN_1x": "e2e_mask_rcnn_R_50_FPN_1x",
+    "coco/mask_rcnn_R_101_FPN_1x": "e2e_mask_rcnn_R_101_FPN_1x",
+    "coco/mask_rcnn_X_101_32x8d_FPN_1x": "e2e_mask_rcnn_X_101_32x8d_FPN_1x",
+    "coco/keypoint_rcnn_R_50_FPN_1x": "e2e_keypoint_rcnn_R_50_FPN_1x",
+    "coco/rpn_R_50_C4_1x": "rpn_R_50_C4_1x",
+    "coco/mask_rcnn_R_50_FPN_1x_dcn_v1": "dcn/e2e_mask_rcnn_dconv_R_50_FPN_1x",
+    "coco/mask_rcnn_R_50_FPN_1x_dcn_v2": "dcn/e2e_mask_rcnn_mdconv_R_50_FPN_1x",
+    "coco/mask_rcnn_R_50_FPN_1x_gn": "gn_baselines/e2e_mask_rcnn_R_50_FPN_1x_gn",
+    "coco/mask_rcnn_R_50_FPN_1x_gn_4conv1fc": "gn_baselines/e2e_mask_rcnn_R_50_FPN_Xconv1fc_1x_gn",
+    "coco/mask_rcnn_R_50_FPN_3x_gn_scratch": "gn_baselines/scratch_e2e_mask_rcnn_R_50_FPN_3x_gn",
+    "coco/mask_rcnn_R_50_FPN_1x_bbox_aug": "test_time_aug/e2e_mask_rcnn_R_50_FPN_1x",
+    "coco/mask_rcnn_R_50_FPN_quick": "quick_schedules/e2e_mask_rcnn_R_50_FPN_quick",
+    "caffe2/faster_rcnn_R_50_C4": "caffe2/e2e_faster_rcnn_R_50_C4_1x_caffe2",
+    "caffe2/mask_rcnn_R_50_FPN": "caffe2/e2e_mask_rcnn_R_50_FPN_1x_caffe2",
+    "caffe2/keypoint_rcnn_R_50_FPN": "caffe2/e2e_keypoint_rcnn_R_50_FPN_1x_caffe2",
+    "caffe2/mask_rcnn_X_152_32x8d_FPN": "caffe2/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x_caffe2",
+    "cityscapes/mask_rcnn_R_50_FPN": "cityscapes/e2e_mask_rcnn_R_50_FPN_1x_cocostyle",
+    "voc/faster_rcnn_R_50_C4": "pascal_voc/e2e_faster_rcnn_R_50_C4_1x_4_gpu_voc",
+    "voc/mask_rcnn_R_50_FPN": "pascal_voc/e2e_mask_rcnn_R_50_FPN_1x_cocostyle",
+}
+# What ours leave to the backbone, which knows its own strides.
+LEFT_OUT = ("POOLER_SCALES", "ANCHOR_STRIDE")
+
+
+@pytest.mark.parametrize(("ours", "published"), COUNTERPARTS.items())
+def test_our_counterpart_describes_the_same_detector(load, ours, published):
+    cfg, other = load_cfg(ROOT / "configs" / f"{ours}.yaml"), load(published)
+    keys = [key for key in dotted_keys(cfg) if key.startswith(("MODEL.", "INPUT.", "TEST."))]
+    compared = [key for key in keys if not key.endswith(LEFT_OUT)]
+    assert {key: value_of(cfg, key) for key in compared} == {key: value_of(other, key) for key in compared}
 
 
 def published_defaults() -> dict[str, Flat]:

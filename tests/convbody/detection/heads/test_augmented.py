@@ -8,6 +8,7 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 
 from convbody.detection.heads.augmented import View, flip_boxes, views_of
 from convbody.detection.heads.roi import Candidates
+from registry import ConfigError
 
 ON = {"TEST.BBOX_AUG.ENABLED": True}
 FLIP = {**ON, "TEST.BBOX_AUG.H_FLIP": True}
@@ -55,6 +56,12 @@ def test_every_view_is_one_forward_pass(small_detector, batch, changes, passes):
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
     detections(model, batch[0])
     assert len(seen) == passes
+
+
+@pytest.mark.parametrize("kind", ["rpn-fpn", "retinanet", "fcos"])
+def test_one_stage_has_no_views_as_published(small_detector, kind):
+    with pytest.raises(ConfigError, match=r"two-stage detectors; set it to False \(TEST\.BBOX_AUG\.ENABLED"):
+        small_detector(kind, ON)
 
 
 def test_views_have_the_published_sizes(small_cfg):

@@ -147,6 +147,16 @@ def test_box_heads_are_chosen_by_name(small_detector, batch):
     assert model(*batch)["loss_classifier"] > 0
 
 
+def test_fully_connected_layers_are_as_wide_as_configured(small_detector, batch):
+    changes = {"MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM": 24, "MODEL.ROI_BOX_HEAD.USE_GN": True}
+    model = small_detector("faster-fpn", changes)
+    shapes = {name: tuple(value.shape) for name, value in model.roi_heads.state_dict().items()}
+    assert shapes["box_head.fc6.0.weight"] == (24, 32 * 7 * 7) and shapes["box_head.fc6.1.weight"] == (24,)
+    assert shapes["box_head.fc7.0.weight"] == (24, 24) and "box_head.fc7.0.bias" not in shapes
+    assert shapes["box_predictor.cls_score.weight"] == (4, 24)
+    assert model(*batch)["loss_classifier"] > 0
+
+
 def test_mask_heads_are_chosen_by_name(small_detector, batch):
     changes = {
         "MODEL.ROI_MASK_HEAD.PREDICTOR": "MaskRCNNConv1x1Predictor",
