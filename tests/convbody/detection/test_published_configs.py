@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from backbones.weights.catalog import URLS
+from backbones.weights.contract import contradictions
+from backbones.weights.known import known_contract
 from convbody.detection import build_detector
 from convbody.detection.data.catalog import find_dataset
 from convbody.detection.data.errors import DataError
@@ -86,6 +89,15 @@ def test_its_data_sets_are_known_by_name_and_missed_by_path(load, name, tmp_path
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         with pytest.raises(DataError, match=rf"data set '{dataset}': no annotation file at {tmp_path}"):
             find_dataset(cfg, dataset)
+
+
+@pytest.mark.parametrize("name", marked(name for name in FACTS if FACTS[name].get("MODEL.WEIGHT")))
+def test_its_weights_are_in_the_catalogue_and_agree_with_it(load, name):
+    cfg = load(name)
+    scheme, _, listed = cfg.MODEL.WEIGHT.partition("://")
+    assert scheme == "catalog" and listed in URLS
+    contract = known_contract(cfg.MODEL.WEIGHT, {})
+    assert contract is not None and contradictions(contract, cfg) == {}
 
 
 # Little to compute, and something to compute in every head: the network itself is the published one.
