@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from backbones.weights.lineages import LINEAGES
-from backbones.weights.read import read_tensors
+from backbones.weights.read import read_weights
 from backbones.weights.write import convert, write_tensors
 from convbody import cli
 
@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("--to", metavar="LINEAGE", required=True, help=f"whose names to write: {names}")
     parser.add_argument("--from", metavar="LINEAGE", dest="origin", help="whose names to read, if not clear")
     args = parser.parse_args()
-    converted = convert(read_tensors(args.source), args.to, args.origin)
-    write_tensors(converted.state, args.target, args.to)
+    file = read_weights(args.source)
+    converted = convert(file.tensors, args.to, args.origin)
+    write_tensors(converted.state, args.target, args.to, file.contract)
     print(f"{len(converted.state)} tensors from names of {converted.source} to {args.to}: {args.target}")
     for name in converted.left_out:
         print(f"left out: {name}", file=sys.stderr)

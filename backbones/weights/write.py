@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backbones.weights.contract import WeightContract
 from backbones.weights.lineages import LINEAGES, OURS
-from backbones.weights.read import counts
+from backbones.weights.read import CONTRACT, counts
 from backbones.weights.report import grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed
 from registry import ConvbodyError
@@ -23,6 +25,8 @@ SUFFIXES = (".pth", ".safetensors", ".pkl")
 
 _BY_NAME = {lineage.name: lineage for lineage in LINEAGES}
 _ANY_NAME = "{rest}"
+#: Whose programs look for the tensors of a .pth under "model".
+_UNDER_MODEL = ("convbody", "maskrcnn-benchmark", "detectron2")
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,13 @@ def recognised(names: Collection[str]) -> Lineage:
     return max(marked, key=lambda lineage: len(_longest(names, lineage)[1]), default=OURS)
 
 
-def write_tensors(state: Mapping[str, Tensor], file: Path, lineage: str) -> None:
-    """Writes ``.pth`` (names -> tensors), ``.safetensors``, or ``.pkl`` as programs of the lineage read it.
+def write_tensors(
+    state: Mapping[str, Tensor], file: Path, lineage: str, contract: WeightContract | None = None
+) -> None:
+    """Writes a ``.pth``, ``.safetensors`` or ``.pkl`` file as programs of the lineage read it.
+
+    ``contract``, what the weights expect of a config, is written with them where there is a place for it:
+    everywhere but in a ``.pth`` of a lineage that wants its tensors bare.
 
     Raises:
         ConvbodyError: another suffix, or a file that cannot be written.
@@ -85,26 +94,27 @@ def write_tensors(state: Mapping[str, Tensor], file: Path, lineage: str) -> None
         raise ConvbodyError(f"weights are written to {', '.join(SUFFIXES)} files, not to {file}")
     # Tensors that share memory are written one by one.
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    record = {CONTRACT: contract.record()} if contract else {}
     try:
         if file.suffix == ".pth":
-            torch.save(tensors, file)
+            torch.save({"model": tensors, **record} if lineage in _UNDER_MODEL else tensors, file)
         elif file.suffix == ".safetensors":
-            save_file(tensors, file)
+            save_file(tensors, file, {name: json.dumps(value) for name, value in record.items()})
         else:
-            file.write_bytes(_pickled(tensors, lineage))
+            file.write_bytes(_pickled(tensors, lineage, record))
     except OSError as error:
         raise ConvbodyError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _pickled(state: Mapping[str, Tensor], lineage: str) -> bytes:
+def _pickled(state: Mapping[str, Tensor], lineage: str, record: Mapping[str, Any]) -> bytes:
     """Arrays in the wrapping by which detectron2 tells its own files from Detectron's."""
     arrays = {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         for name, tensor in state.items()
     }
-    content: dict[str, Any] = {"blobs": arrays}
+    content: dict[str, Any] = {"blobs": arrays, **record}
     if lineage == "detectron2":
-        content = {"model": arrays, "__author__": OURS.name}
+        content = {"model": arrays, "__author__": OURS.name, **record}
     # numpy 2 writes where its functions are now; older ones, as these programs need, only know the old place.
     return pickle.dumps(content, protocol=3).replace(
         b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"

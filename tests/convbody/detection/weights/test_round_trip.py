@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from backbones.weights import load_weights
-from backbones.weights.read import read_tensors
+from backbones.weights.contract import WeightContract
+from backbones.weights.read import read_tensors, read_weights
 from backbones.weights.write import convert, write_tensors
 from registry import ConvbodyError
 
@@ -43,6 +44,21 @@ def test_every_tensor_comes_back(detectors, tmp_path, to, case):
                 torch.testing.assert_close(other, tensor, rtol=2e-7, atol=0)
             else:
                 assert torch.equal(other, tensor), name
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl", "safetensors"])
+def test_what_weights_expect_goes_with_them(tmp_path, suffix):
+    contract = WeightContract("RGB", 1, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3), False, 1e-3)
+    file = tmp_path / f"weights.{suffix}"
+    write_tensors({"conv1_w": torch.ones(2).bfloat16()}, file, "convbody", contract)
+    read = read_weights(file)
+    assert read.contract == contract and torch.equal(read.tensors["conv1_w"].float(), torch.ones(2))
+
+
+def test_a_pickle_is_read_by_older_numpy(tmp_path):
+    write_tensors({"conv1_w": torch.ones(2)}, tmp_path / "w.pkl", "caffe2")
+    content = (tmp_path / "w.pkl").read_bytes()
+    assert b"numpy.core.multiarray" in content and b"numpy._core" not in content
 
 
 def test_what_a_lineage_has_no_name_for_is_listed(detectors):
