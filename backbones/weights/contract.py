@@ -53,16 +53,16 @@ class WeightContract:
         """The contract that :meth:`record` gave.
 
         Raises:
-            ValueError: anything else.
+            ConfigError: anything else.
         """
         try:
             contract = cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
             numbers = [*contract.mean, *contract.std, contract.norm_epsilon or 0.0]
             sound = len(numbers) == 7 and all(isinstance(number, (int, float)) for number in numbers)
         except (TypeError, KeyError) as error:
-            raise ValueError(f"no contract of weights: {error}") from error
+            raise ConfigError(f"no contract of weights: {error}") from error
         if not sound or contract.channel_order not in ("RGB", "BGR") or contract.value_range not in (1, 255):
-            raise ValueError(f"no contract of weights: {dict(record)}")
+            raise ConfigError(f"no contract of weights: {dict(record)}")
         return contract
 
 

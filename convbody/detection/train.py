@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.weights import deferred_init, load_weights
+from backbones.weights.contract import contract_of
+from backbones.weights.read import CONTRACT
 from convbody.detection.data import build_train_batches, check_class_count, train_datasets
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
@@ -58,6 +60,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         output_dir=output_dir,
         evaluate=evaluate if cfg.DATASETS.TEST else None,
         stages=model.backbone.stages(),
+        notes={CONTRACT: contract.record()} if (contract := contract_of(cfg)) else None,
         resume=resume,
     )
     if cfg.DATASETS.TEST and not result.interrupted:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from backbones.weights import deferred_init, load_weights
+from backbones.weights.contract import WeightContract, check_contract
+from backbones.weights.read import CONTRACT
 from convbody.detection.data.annotations import read_annotations
 from convbody.detection.data.catalog import catalog
 from convbody.detection.model import Detector, build_detector
@@ -34,10 +37,13 @@ def load_trained(cfg: Config, weights: Path | str | None = None) -> Detector:
                 raise ConvbodyError(
                     f"{report} - not all weights of this detector; use the config they were trained with"
                 )
+            contract = report.contract
         else:
-            weights, state = _run_weights(Path(cfg.OUTPUT_DIR))
+            weights, state, contract = _run_weights(Path(cfg.OUTPUT_DIR))
             _check_fit(model.state_dict(), state, weights)
             model.load_state_dict(state)
+        if contract is not None:
+            check_contract(contract, cfg, str(weights))
     logger.info("weights of %s", weights)
     return model.to(device_for(cfg)).eval()
 
@@ -55,19 +61,29 @@ def class_names(cfg: Config) -> list[str]:
     return []
 
 
-def _run_weights(output_dir: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file with the weights to use of a run, and these: the averaged ones where there is an average."""
+def _run_weights(output_dir: Path) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
+    """The file with the weights to use of a run, these, averaged where there is an average, and what they
+    expect of a config.
+    """
     folder = CheckpointFolder(output_dir / "checkpoints", keep=0)
     if folder.best.exists():
-        return folder.best, read_checkpoint(folder.best)["model"]
+        return _used(folder.best, read_checkpoint(folder.best))
     newest = folder.newest_readable()
     if newest is None:
         raise ConvbodyError(
             f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a trained run, or give "
             "--weights"
         )
-    path, payload = newest
-    return path, payload.get("ema") or payload["model"]
+    return _used(*newest)
+
+
+def _used(path: Path, payload: dict[str, Any]) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
+    record = payload.get(CONTRACT)
+    return (
+        path,
+        payload.get("ema") or payload["model"],
+        WeightContract.from_record(record) if record is not None else None,
+    )
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ def train(
     output_dir: str | Path,
     evaluate: Evaluate | None = None,
     stages: Stages = (),
+    notes: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> TrainResult:
     """Train ``model`` for SOLVER.MAX_ITER iterations; each process of a distributed run calls this alike.
@@ -77,6 +78,7 @@ def train(
         evaluate: called with the module in eval mode and the iterations done, every SOLVER.TEST_PERIOD and at
             the end, on every process; returns the same metrics on all of them.
         stages: the backbone's parts in order, stem first, for SOLVER.LAYER_DECAY.
+        notes: plain values that every checkpoint has beside the weights.
         resume: go on from the newest readable checkpoint in ``output_dir``, if there is one.
 
     Raises:
@@ -98,6 +100,7 @@ def train(
         build_optimizer(cfg, model, stages),
         torch.amp.GradScaler(device.type, enabled=autocast_dtype(cfg) is torch.float16),
         ModelEma(model, solver.EMA.DECAY) if solver.EMA.ENABLED else None,
+        notes or {},
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", solver.KEEP_CHECKPOINTS)
     start = _resume(state, checkpoints) if resume else _begin(state, checkpoints)
@@ -172,7 +175,8 @@ class _Assessment:
         score = metrics.get(name, -math.inf)
         if score > max(earlier, default=-math.inf) and distributed.is_main():
             best = {"model": module.state_dict(), "iteration": iteration, "metrics": metrics}
-            write_checkpoint({**best, "config": self.state.cfg.dump()}, self.checkpoints.best)
+            said = {**self.state.notes, "config": self.state.cfg.dump()}
+            write_checkpoint({**best, **said}, self.checkpoints.best)
             logger.info("best so far: %s %.4f at iteration %d", name, score, iteration)
         # After best.pth: a row here means that all that follows from it is on disk.
         self.log.add({"iteration": iteration, "eval": metrics})

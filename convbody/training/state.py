@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEma | None
+    #: What the task wants said of the weights in every file that holds them.
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -60,6 +63,7 @@ class TrainingState:
                 f"checkpoint before"
             )
         return {
+            **self.notes,
             "iteration": iteration,
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,

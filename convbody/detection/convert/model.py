@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from backbones.weights.catalog import URLS
+from backbones.weights.source import SCHEMES
 from convbody.detection.convert.settings import Settings, Values
 from registry import ConfigError
 
@@ -177,9 +179,11 @@ def _group_norm(settings: Settings, head: str) -> bool:
 
 
 def weights(settings: Settings) -> Values:
-    """A weight file; an address of detectron2's own store means nothing here."""
+    """A weight file or its address. What Detectron folded its batch norms into has no epsilon."""
     place = settings["MODEL.WEIGHTS"]
-    if "://" in place:
+    scheme, separator, name = place.partition("://")
+    if separator and (scheme not in SCHEMES or (scheme == "catalog" and name not in URLS)):
         settings.note("MODEL.WEIGHTS", "download the file and name it in MODEL.WEIGHT")
         return {}
-    return {"MODEL.WEIGHT": place}
+    folded = scheme == "catalog" and settings["MODEL.RESNETS.NORM"] == "FrozenBN"
+    return {"MODEL.WEIGHT": place, **({"MODEL.FROZEN_BN.EPSILON": 0.0} if folded else {})}

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbones.weights.contract import contract_of
+from backbones.weights.read import read_weights
 from convbody.detection.data import make_synthetic
 from convbody.detection.train import build_initial_detector, class_count_key, train_detector
+from convbody.detection.trained import load_trained
 from registry import ConfigError, ConvbodyError, load_cfg
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,6 +101,27 @@ def test_a_trained_detector_is_a_weight_file(small_cfg):
     for key in trained:
         if not key.endswith("num_batches_tracked"):  # a counter that nothing reads, no weight
             assert torch.equal(loaded[key], trained[key]), key
+
+
+@pytest.mark.parametrize("file", ["iter_0000002.pth", "best.pth"])
+def test_a_trained_detector_says_what_its_weights_expect(small_cfg, file):
+    cfg = small_cfg("faster_rcnn")
+    train_detector(cfg)
+    path = Path(cfg.OUTPUT_DIR) / "checkpoints" / file
+    assert read_weights(path).contract == contract_of(cfg)
+    if file != "best.pth":
+        (path.parent / "best.pth").unlink()
+    load_trained(cfg)
+    other = small_cfg("faster_rcnn", "INPUT.PIXEL_MEAN", [0.9, 0.4, 0.4])
+    for refused in (
+        lambda: load_trained(other),
+        lambda: load_trained(other, path),
+        lambda: build_initial_detector(
+            small_cfg("faster_rcnn", "INPUT.TO_BGR255", True, "MODEL.WEIGHT", str(path))
+        ),
+    ):
+        with pytest.raises(ConfigError, match="was trained with other settings"):
+            refused()
 
 
 def test_resuming_a_finished_or_a_broken_off_run(small_cfg, tmp_path):

@@ -4,6 +4,8 @@ import pytest
 import torch
 import yaml
 
+from backbones.weights.contract import contradictions
+from backbones.weights.known import known_contract
 from convbody.detection import build_detector
 from convbody.detection.convert import convert_detectron2
 from convbody.detection.convert.settings import READ
@@ -183,7 +185,7 @@ def test_anchors_and_the_box_loss_are_detectron2s(converted):
 def test_what_has_no_equivalent_is_listed_and_nothing_is_dropped(converted):
     changes = {
         "MODEL": {
-            "WEIGHTS": "detectron2://somewhere/model.pkl",
+            "WEIGHTS": "s3://somewhere/model.pkl",
             "RPN": {"SMOOTH_L1_BETA": 0.5, "HEAD_NAME": "Mine"},
             "ANCHOR_GENERATOR": {"SIZES": [[16, 32]]},
             "SEM_SEG_HEAD": {"NUM_CLASSES": 3},
@@ -201,6 +203,27 @@ def test_what_has_no_equivalent_is_listed_and_nothing_is_dropped(converted):
     assert keys(line for line in listed if "(a default)" not in line) == given
     assert "MODEL.RPN.SMOOTH_L1_BETA = 0.5: the loss turns linear at 1/9" in listed
     assert cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+
+
+@pytest.mark.parametrize(
+    ("address", "epsilon"),
+    [
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", 1e-5),
+        ("catalog://ImageNetPretrained/MSRA/R-50", 0.0),
+        ("https://example.com/r50.pkl", 1e-5),
+    ],
+)
+def test_addresses_of_weights_stay_and_the_config_agrees_with_them(converted, address, epsilon):
+    cfg, listed = converted(FPN, {"MODEL": {"WEIGHTS": address}})
+    assert address == cfg.MODEL.WEIGHT and "MODEL.WEIGHTS" not in keys(listed)
+    assert epsilon == cfg.MODEL.FROZEN_BN.EPSILON
+    contract = known_contract(address, {})
+    assert contract is None or contradictions(contract, cfg) == {}
+
+
+def test_a_name_that_the_catalogue_lacks_is_listed(converted):
+    _, listed = converted(FPN, {"MODEL": {"WEIGHTS": "catalog://ImageNetPretrained/FAIR/X-101-64x4d"}})
+    assert "MODEL.WEIGHTS" in keys(listed)
 
 
 def test_data_sets_get_their_names_here_and_unknown_ones_are_listed(converted):
