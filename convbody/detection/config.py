@@ -33,8 +33,8 @@ def detector_defaults() -> dict[str, Any]:
 def rpn_defaults() -> dict[str, Any]:
     """The region proposal network."""
     return {
-        # One anchor size per feature map. Where the backbone gives several that is so in any case: a config that
-        # was saved without the key holds False.
+        # One anchor size per feature map. Where the backbone gives several, that is so in any case: a saved
+        # config that never set the key holds False.
         "USE_FPN": False,
         # Sides of the square anchors, pixels of the network's input.
         "ANCHOR_SIZES": (32, 64, 128, 256, 512),
