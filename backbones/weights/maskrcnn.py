@@ -46,16 +46,17 @@ def _roi_heads() -> Iterator[Rule]:
 
 
 def without_copies(state: State) -> State:
-    """Leaves out what the mask and keypoint heads hold of the box head's stage, where it is the same."""
-    return {name: tensor for name, tensor in state.items() if not _is_copy(name, state)}
+    """Leaves out what the mask and keypoint heads hold of the box head's stage, where all of it is the same.
 
-
-def _is_copy(name: str, state: State) -> bool:
+    A stage of their own shares its frozen norms alone with the box head's.
+    """
+    kept = dict(state)
     for head in ("mask", "keypoint"):
-        box = name.replace(f"roi_heads.{head}.feature_extractor.head.", f"{_BOX}head.", 1)
-        if box != name and box in state and torch.equal(state[name], state[box]):
-            return True
-    return False
+        own = f"roi_heads.{head}.feature_extractor.head."
+        copies = {name: f"{_BOX}head.{name.removeprefix(own)}" for name in state if name.startswith(own)}
+        if all(box in state and torch.equal(state[name], state[box]) for name, box in copies.items()):
+            kept = {name: tensor for name, tensor in kept.items() if name not in copies}
+    return kept
 
 
 def with_copies(state: State) -> State:

@@ -111,8 +111,14 @@ def test_each_published_tensor_goes_where_it_belongs(detectors, tmp_path, case):
 
 
 def test_a_mask_head_of_its_own_is_not_taken_for_a_copy(detectors):
+    """Trained, it differs from the box head's stage in its convolutions; norms are frozen and stay the same."""
     theirs = convert(detectors.build("mask_c4").state_dict(), "maskrcnn-benchmark").state
-    name = "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight"
+    own = "roi_heads.mask.feature_extractor.head."
+    name = f"{own}layer4.0.conv1.weight"
     theirs[name] = theirs[name] + 1
     back = convert(theirs, "convbody").state
     assert torch.equal(back["roi_heads.mask_head.head.layer4.0.conv1.weight"], theirs[name])
+    held = [name for name in back if name.startswith("roi_heads.mask_head.head.")]
+    assert len(held) == len([name for name in theirs if name.startswith(own)])
+    again = convert(back, "maskrcnn-benchmark").state
+    assert again.keys() == theirs.keys() and all(torch.equal(again[name], theirs[name]) for name in theirs)
