@@ -39,6 +39,8 @@ def _body() -> Iterator[Rule]:
     yield from _norm("res_conv1_bn", "conv1_gn", "backbone.body.stem.bn1")
     # The head of a C4 detector is stage 4 of its ResNet.
     yield from _blocks("res5_{b}", "roi_heads.box_head.head.layer4.{b}", (_RPN_OF_C4,))
+    yield from _blocks("_[mask]_res5_{b}", "roi_heads.mask_head.head.layer4.{b}")
+    yield from _blocks("_[pose]_res5_{b}", "roi_heads.keypoint_head.head.layer4.{b}")
     yield from _blocks("res{s+1}_{b}", "backbone.body.layer{s}.{b}")
 
 

@@ -114,6 +114,29 @@ def test_the_head_of_a_c4_detector_is_stage_5(detectors, tmp_path):
     assert not any(blob.endswith(("_rm", "_riv")) for blob in blobs)
 
 
+def test_a_mask_head_with_a_stage_of_its_own(detectors):
+    state = detectors.build("mask_c4").state_dict()
+    own = {
+        name.replace("box_head.head", "mask_head.head"): tensor + 1
+        for name, tensor in state.items()
+        if name.startswith("roi_heads.box_head.head.") and "running" not in name
+    }
+    statistics = {
+        name.replace("box_head.head", "mask_head.head"): tensor
+        for name, tensor in state.items()
+        if name.startswith("roi_heads.box_head.head.") and "running" in name
+    }
+    whole = {**state, **own, **statistics}
+    blobs = convert(whole, "caffe2").state
+    for blob, name in {
+        "_[mask]_res5_0_branch2a_w": "roi_heads.mask_head.head.layer4.0.conv1.weight",
+        "_[mask]_res5_2_branch2c_bn_b": "roi_heads.mask_head.head.layer4.2.bn3.bias",
+    }.items():
+        assert torch.equal(blobs[blob], whole[name]), blob
+    back = convert(blobs, "convbody").state
+    assert back.keys() == whole.keys() and all(torch.equal(back[name], whole[name]) for name in whole)
+
+
 RETNET = {
     "retnet_cls_conv_n0_fpn3_w": "head.classification_head.conv.0.0.weight",
     "retnet_cls_conv_n3_fpn3_b": "head.classification_head.conv.3.0.bias",

@@ -111,7 +111,7 @@ def test_each_published_tensor_goes_where_it_belongs(detectors, tmp_path, case):
 
 
 def test_a_mask_head_of_its_own_is_not_taken_for_a_copy(detectors):
-    """Trained, it differs from the box head's stage in its convolutions; norms are frozen and stay the same."""
+    """Trained, it differs from the box head's stage in its convolutions; its frozen norms stay the same."""
     theirs = convert(detectors.build("mask_c4").state_dict(), "maskrcnn-benchmark").state
     own = "roi_heads.mask.feature_extractor.head."
     name = f"{own}layer4.0.conv1.weight"
