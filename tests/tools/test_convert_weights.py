@@ -34,15 +34,7 @@ def test_a_file_of_one_lineage_becomes_one_of_another(tmp_path):
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
 
 
-def test_mistakes_are_one_line_and_exit_status_2(tmp_path):
-    torch.save({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "w.pth")
-    for arguments, words in (
-        ((tmp_path / "absent.pth", "x.pth", "--to", "caffe2"), "no such weight file"),
-        ((tmp_path / "w.pth", "x.pth", "--to", "detectron"), "no lineage detectron"),
-        ((tmp_path / "w.pth", "x.onnx", "--to", "caffe2"), "written to .pth"),
-        ((tmp_path / "w.pth", tmp_path / "nowhere" / "x.pkl", "--to", "caffe2"), "cannot write"),
-    ):
-        done = convert_weights(*arguments)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
-        assert words in done.stderr
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
+    done = convert_weights(tmp_path / "absent.pth", "x.pth", "--to", "caffe2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no such weight file") and len(done.stderr.splitlines()) == 1

@@ -83,3 +83,11 @@ def test_an_unknown_lineage_is_named(word, message):
 def test_a_file_of_nobody_is_refused():
     with pytest.raises(ConvbodyError, match="none of the 1 tensors has a name of caffe2"):
         convert({"a": torch.zeros(1)}, "convbody", "caffe2")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("x.onnx", "written to .pth"), ("nowhere/x.pkl", "cannot write")]
+)
+def test_a_target_that_cannot_be_written_is_named(tmp_path, target, message):
+    with pytest.raises(ConvbodyError, match=message):
+        write_tensors({"conv1_w": torch.zeros(1)}, tmp_path / target, "caffe2")
