@@ -65,16 +65,19 @@ class BuildKernels(build_ext):
 
 
 def note_name(ext: Extension) -> str:
+    """The file that stands in for an extension that is not built."""
     return ext.name.rpartition(".")[2] + ".not_built.txt"
 
 
 def build_cpu(ext: Extension, objects: Path, built: Path) -> None:
+    """Compiles and links for the CPU."""
     compiler, torch = cxx(), torch_folder()
     flags = [*CXX_FLAGS, *DEFINES, f"-I{torch / 'include'}"]
     link(compiler, compile_all(ext, [*compiler, *flags], objects), built, torch, ["-ltorch_cpu"])
 
 
 def build_cuda(ext: Extension, objects: Path, built: Path) -> None:
+    """Compiles with nvcc, links with the C++ compiler."""
     toolkit, torch = cuda_toolkit(), torch_folder()
     if not (torch / "lib" / "libtorch_cuda.so").exists():
         raise NotBuilt(f"the torch in {torch} has no CUDA")
@@ -87,7 +90,7 @@ def build_cuda(ext: Extension, objects: Path, built: Path) -> None:
 
 
 def compile_all(ext: Extension, command: list[str], folder: Path) -> list[str]:
-    """Object files of the sources, compiled side by side; those newer than all sources and headers are kept."""
+    """Object files of the sources, compiled side by side; those newer than every input are kept."""
     inputs = [Path(__file__), *map(Path, ext.depends), *map(Path, ext.sources)]
     newest = max(path.stat().st_mtime for path in inputs)
 
@@ -103,21 +106,13 @@ def compile_all(ext: Extension, command: list[str], folder: Path) -> list[str]:
 
 
 def link(compiler: list[str], objects: list[str], built: Path, torch: Path, libraries: list[str]) -> None:
-    execute(
-        [
-            *compiler,
-            "-shared",
-            "-Wl,--as-needed",
-            *objects,
-            "-o",
-            str(built),
-            f"-L{torch / 'lib'}",
-            *libraries,
-        ]
-    )
+    """A shared object that needs of torch only what it calls, by names that no release changes."""
+    search = f"-L{torch / 'lib'}"
+    execute([*compiler, "-shared", "-Wl,--as-needed", *objects, "-o", str(built), search, *libraries])
 
 
 def execute(command: list[str]) -> None:
+    """Runs a command and shows what it prints."""
     print(shlex.join(command), flush=True)
     try:
         result = subprocess.run(
@@ -145,9 +140,8 @@ def cuda_toolkit() -> Path:
     """CUDA_HOME, else the toolkit of the nvcc on the PATH, which may be a script that calls another."""
     home = os.environ.get("CUDA_HOME")
     if not home and shutil.which("nvcc"):
-        says = subprocess.run(
-            ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True
-        )
+        command = ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull]
+        says = subprocess.run(command, capture_output=True, text=True)
         found = re.search(r"^#\$ _HERE_=(.+)$", says.stderr, re.MULTILINE)
         home = str(Path(found[1]).parent) if found else None
     if not home or not Path(home, "bin", "nvcc").exists():
@@ -168,6 +162,7 @@ def torch_folder() -> Path:
 
 
 def torch_version(folder: Path) -> tuple[int, int]:
+    """Major and minor, without importing it."""
     found = re.search(r"^__version__ = '(\d+)\.(\d+)", (folder / "version.py").read_text(), re.MULTILINE)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -182,10 +177,12 @@ def build_requirements() -> list[str]:
 
 
 def sources(folder: str, pattern: str) -> list[str]:
+    """Files relative to the root, where setuptools wants them."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob(pattern))
 
 
 def extensions() -> list[Extension]:
+    """What there is to build."""
     headers = sources("csrc", "**/*.h") + sources("csrc", "**/*.cuh")
     units = {
         "_C": sources("csrc", "*.cpp") + sources("csrc/cpu", "*.cpp"),
