@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backbones.weights.rules import Lineage, Rule, State, match
+from backbones.weights.torchvision import with_counters
 
 _EPS = 1e-5  # of in-place ABN
 
@@ -36,7 +37,7 @@ _BOTTLENECK = Rule("body.layer{s+2}.0.conv3.0.weight", _BODY + "layer{s+2}.0.con
 
 def _signs_to_convolutions(state: State) -> State:
     """Takes epsilon off the scales and their signs into the convolutions before them, official names."""
-    written = dict(state)
+    written = dict(with_counters(state))
     for name, weight in state.items():
         path = name.removesuffix(".1.weight")
         if path == name or match("body.{rest}", name) is None:
@@ -85,4 +86,5 @@ TIMM = Lineage(
         _SQUEEZE_EXCITE,
         _HEAD,
     ),
+    finish=with_counters,
 )

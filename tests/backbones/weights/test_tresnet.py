@@ -104,6 +104,13 @@ def test_what_is_written_reads_back_with_the_same_numbers(lineage, variant, tmp_
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
+def test_frozen_norms_are_written_with_the_counters_that_timm_has():
+    cfg = load_cfg(None, ["MODEL.BACKBONE.CONV_BODY", "TResNet-M", "MODEL.TRESNETS.NORM", "FrozenBN"])
+    frozen = Classifier(BodyAndNeck(TResNet(VARIANTS[0], cfg), None), 7)
+    for lineage in (OFFICIAL, TIMM):
+        assert written(lineage, frozen).keys() == written(lineage, tiny(VARIANTS[0])).keys()
+
+
 @pytest.mark.parametrize(
     ("width", "name", "change"),
     [
