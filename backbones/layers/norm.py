@@ -20,8 +20,9 @@ NormFactory = Callable[[int], nn.Module]
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and fixed affine map: all four are buffers.
 
-    y = (x - running_mean) * weight / sqrt(running_var + eps) + bias, computed in float32 and given in the
-    dtype of x. The published detection models add no epsilon, hence the default.
+    y = (x - running_mean) * weight / sqrt(running_var + eps) + bias, computed in float32, or in the buffers'
+    dtype where that is float64, and given in the dtype of x. The published detection models add no epsilon,
+    hence the default.
     """
 
     weight: Tensor
@@ -39,8 +40,9 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
-        scale = self.weight.float() * (self.running_var.float() + self.eps).rsqrt()
-        shift = self.bias.float() - self.running_mean.float() * scale
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        scale = self.weight.to(dtype) * (self.running_var.to(dtype) + self.eps).rsqrt()
+        shift = self.bias.to(dtype) - self.running_mean.to(dtype) * scale
         return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def extra_repr(self) -> str:
