@@ -63,6 +63,16 @@ def test_lines_differ_in_colour_or_dash():
     assert len({style(index) for index in range(8)}) == 8
 
 
+def test_a_logarithmic_axis_goes_by_powers_of_ten_and_keeps_what_is_outside_on_its_ends():
+    series = [Series("a", [1, 2, 3, 4, 5], [1e-8, 1e-4, 1.0, 0.0, 50.0], labels="abcde")]
+    chart = drawn(series, y_range=(1e-8, 1.0), y_log=True)
+    ys = [y for _, y in points(chart.find("polyline"))]
+    assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.2)
+    assert (ys[3], ys[4]) == (ys[0], ys[2])
+    assert [title.text for title in chart.iter("title")] == list("abcde")
+    assert {"1", "1e-8"} <= {element.text for element in chart.iter("text")}
+
+
 def test_text_cannot_break_out():
     chart = line_chart([Series("a", [1], [1])], title='"<b>', x_label="<i>", y_label="<u>")
     assert 'aria-label="&quot;&lt;b&gt;"' in chart
