@@ -85,3 +85,16 @@ def _remedy(name: str) -> str:
     if made in ("trees", "synthetic"):
         return f"make it with `python tools/prepare_data.py {made}`, or set {ROOT_VARIABLE} to where it is"
     return f"set {ROOT_VARIABLE} to the folder that holds the data sets, or the path in DATASETS.CATALOG"
+
+
+def labels_by_id(cfg: Config) -> bool:
+    """Whether labels are the category ids, as DATASETS.LABELS says.
+
+    Raises:
+        ConfigError: it says neither this nor the other.
+    """
+    if cfg.DATASETS.LABELS not in ("consecutive", "category_id"):
+        raise ConfigError(
+            f"choose consecutive or category_id, not {cfg.DATASETS.LABELS!r}", "DATASETS.LABELS", cfg
+        )
+    return bool(cfg.DATASETS.LABELS == "category_id")

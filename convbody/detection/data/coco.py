@@ -20,6 +20,7 @@ from convbody.detection.data.annotations import (
     decode_mask,
     has_area,
     index_annotations,
+    label_names,
     read_annotations,
 )
 from convbody.detection.data.errors import DataError
@@ -55,14 +56,19 @@ class CocoDataset(Dataset[Sample]):
         data: dict[str, Any] | None = None,
         masks: bool = False,
         keypoints: bool = False,
+        labels_by_id: bool = False,
     ) -> None:
-        """``data`` is the content of ``ann_file`` where it has been read already."""
+        """``data`` is the content of ``ann_file`` where it has been read already.
+
+        With ``labels_by_id`` labels are the category ids themselves, gaps included.
+        """
         self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
         self.coco = index_annotations(read_annotations(self.ann_file) if data is None else data)
         self.images: list[dict[str, Any]] = self.coco.dataset["images"]
         categories = self.coco.dataset["categories"]
-        self.class_names = [str(category["name"]) for category in categories]
-        self.label_to_category = {label: int(c["id"]) for label, c in enumerate(categories, start=1)}
+        names = label_names(categories, labels_by_id)
+        self.class_names = [name for _, name in names.values()]
+        self.label_to_category = {label: category for label, (category, _) in names.items()}
         self.category_to_label = {category: label for label, category in self.label_to_category.items()}
         self.with_masks = masks
         self.keypoint_names = self._one_skeleton(categories) if keypoints else []

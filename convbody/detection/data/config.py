@@ -48,6 +48,9 @@ def datasets_defaults() -> dict[str, Any]:
         "TEST": (),
         # More data sets: {name: {image_dir: FOLDER, ann_file: COCO_JSON}}, relative to the data sets' root.
         "CATALOG": Config(new_allowed=True),
+        # Label of a category: "consecutive", its place in the annotation file from 1 on; "category_id", its
+        # id, as torchvision's published detectors have it (COCO's 80 categories have ids up to 90).
+        "LABELS": "consecutive",
         # Mistakes found by the check: "fail" stops with a report, "skip" leaves out what is wrong and says
         # so.
         "ON_ERROR": "fail",

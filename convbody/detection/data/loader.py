@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from convbody.detection.data.annotations import flip_order, read_annotations
-from convbody.detection.data.catalog import find_dataset
+from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
 from convbody.detection.data.errors import DataError
@@ -179,7 +179,12 @@ def _open(cfg: Config, name: str, key: str) -> CocoDataset:
     if not data["images"]:
         raise DataError(f"data set {name!r} has no images: {entry.ann_file}")
     return CocoDataset(
-        entry.image_dir, entry.ann_file, data=data, masks=cfg.MODEL.MASK_ON, keypoints=cfg.MODEL.KEYPOINT_ON
+        entry.image_dir,
+        entry.ann_file,
+        data=data,
+        masks=cfg.MODEL.MASK_ON,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+        labels_by_id=labels_by_id(cfg),
     )
 
 

@@ -102,7 +102,7 @@ def _score(
     name: str,
     seconds: float,
 ) -> EvaluationResult:
-    categories = [dataset.label_to_category[label] for label in range(1, len(dataset.class_names) + 1)]
+    categories = [int(category["id"]) for category in dataset.coco.dataset["categories"]]
     scores: dict[str, TaskScores] = {}
     for task in tasks:
         scores[task] = score(dataset.coco, records, task, image_ids, categories)
@@ -130,8 +130,9 @@ def _per_class(
     annotations = dataset.coco.loadAnns(dataset.coco.getAnnIds(imgIds=list(image_ids), iscrowd=None))
     objects = Counter(a["category_id"] for a in annotations if not a.get("iscrowd", 0))
     rows = []
-    for position, (class_name, category) in enumerate(zip(dataset.class_names, categories, strict=True)):
-        row: dict[str, Any] = {"class": class_name, "ground_truth": objects[category]}
+    for position, category in enumerate(categories):
+        name = str(dataset.coco.cats[category]["name"])
+        row: dict[str, Any] = {"class": name, "ground_truth": objects[category]}
         for task, task_scores in scores.items():
             if task_scores.per_class:
                 row.update({f"{task}/{key}": value for key, value in task_scores.per_class[position].items()})

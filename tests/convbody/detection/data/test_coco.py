@@ -129,3 +129,17 @@ def test_indexing_prints_nothing(make_dataset, capsys):
     ann_file = make_dataset([])
     CocoDataset(ann_file.parent / "images", ann_file)
     assert capsys.readouterr().out == ""
+
+
+def test_labels_may_be_the_category_ids_with_classes_for_the_gaps(make_dataset):
+    ann_file = make_dataset([{"image_id": 1, "category_id": 7, "bbox": [5, 6, 10, 12]}])
+    dataset = CocoDataset(ann_file.parent / "images", ann_file, labels_by_id=True)
+    assert dataset.class_names == ["unused", "unused", "dog", "unused", "unused", "unused", "cat"]
+    assert dataset[0][1]["labels"].tolist() == [7]
+    assert all(label == category for label, category in dataset.label_to_category.items())
+
+
+def test_an_id_of_0_cannot_be_a_label(make_dataset):
+    ann_file = make_dataset([], categories=[{"id": 0, "name": "fox"}])
+    with pytest.raises(DataError, match=r"'fox' has the id 0.*DATASETS.LABELS"):
+        CocoDataset(ann_file.parent / "images", ann_file, labels_by_id=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracle_detector import EVERYTHING, OracleDetector, evaluate_in_group, open_shapes, shapes_config
 
+from convbody.detection.data import build_test_dataset
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
 from registry import ConfigError, ConvbodyError
 
@@ -152,3 +153,24 @@ def test_every_process_gets_the_result_of_a_single_one(shapes, world_size):
         assert dataclasses.replace(result, seconds=0) == dataclasses.replace(alone, seconds=0)
     assert sum(sum(batches) for _, batches in outcomes.values()) == 7  # each image once
     assert max(max(batches, default=0) for _, batches in outcomes.values()) == (2 if world_size == 2 else 1)
+
+
+def test_labels_that_are_category_ids_score_the_same(shapes, tmp_path):
+    annotations = json.loads((shapes / "annotations.json").read_text())
+    for item in (*annotations["categories"], *annotations["annotations"]):
+        key = "category_id" if "category_id" in item else "id"
+        item[key] = 3 * item[key] + 2
+    file = tmp_path / "sparse.json"
+    file.write_text(json.dumps(annotations))
+    cfg = shapes_config(shapes, "DATASETS.LABELS", "category_id")
+    cfg.DATASETS.CATALOG["shapes"].ann_file = str(file)
+    dataset = build_test_dataset(cfg, "shapes")
+    assert len(dataset.class_names) == 11
+    result = evaluate(OracleDetector(dataset), dataset, cfg, "shapes")
+    assert result.metrics["bbox/AP"] == pytest.approx(1.0)
+    assert [row["class"] for row in result.per_class] == ["circle", "square", "triangle"]
+
+
+def test_another_kind_of_labels_is_refused(shapes):
+    with pytest.raises(ConfigError, match="consecutive or category_id, not 'ids'"):
+        build_test_dataset(shapes_config(shapes, "DATASETS.LABELS", "ids"), "shapes")
