@@ -72,14 +72,14 @@ def _gflops(backbone: torch.nn.Module, size: tuple[int, int]) -> float:
 
         count = FlopCountAnalysis(backbone, torch.zeros(1, 3, *size))
         count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        count.set_op_handle("torchvision::deform_conv2d", _deform_conv_flops)
+        count.set_op_handle("convbody::deform_conv2d", _deform_conv_flops)
         count.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
         return float(count.total()) / 1e9
 
 
 def _deform_conv_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """Every output pixel is a dot product of the kernel's length."""
-    weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
+    weight, output = inputs[2].type().sizes(), outputs[0].type().sizes()
     return int(torch.Size(weight).numel() * output[0] * output[2] * output[3])
 
 
