@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from backbones.weights.lineages import LINEAGES
+from backbones.weights.rules import Renamed
 from registry import ConvbodyError
 
 #: What the names of a part of a detector lack at their beginning.
@@ -81,11 +82,16 @@ def _readings(first: Collection[str], second: Collection[str]) -> Iterator[dict[
             for mine in _PARTS:
                 wanted = {mine + name: name for name in ours}
                 renamed = lineage.to_ours(theirs, prefix, wanted)
-                yield {wanted[new.name]: old for old, new in renamed.items() if new.name in wanted}
+                yield {wanted[new.name]: old for old, new in renamed.items() if _same(new, wanted)}
                 # The other way round, where the first side is the foreign one.
                 wanted = {mine + name: name for name in theirs}
                 renamed = lineage.to_ours(ours, prefix, wanted)
-                yield {old: wanted[new.name] for old, new in renamed.items() if new.name in wanted}
+                yield {old: wanted[new.name] for old, new in renamed.items() if _same(new, wanted)}
+
+
+def _same(renamed: Renamed, wanted: Container[str]) -> bool:
+    """Whether it is a tensor of the other side, in the same form: weights are carried as they are."""
+    return renamed.name in wanted and renamed.change is None
 
 
 def _modules(tensors: Mapping[str, str]) -> dict[str, str]:

@@ -129,7 +129,7 @@ def _run(
 
 
 class _Float32Watch(TorchDispatchMode):
-    """While entered, whether an operation gave float32."""
+    """While entered, whether an operation gave float32; single numbers, counters of optimisers, may be."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Float32Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.seen |= isinstance(result, Tensor) and result.dtype is torch.float32
+        self.seen |= isinstance(result, Tensor) and result.dtype is torch.float32 and result.dim() > 0
         return result
 
 

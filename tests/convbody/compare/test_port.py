@@ -248,6 +248,7 @@ FROZEN_FPN = {
         pytest.param("R-50", "torchvision:resnet50", BATCH_NORM, marks=pytest.mark.slow),
         pytest.param("R-50-C5", "torchvision:resnet50", BATCH_NORM, marks=pytest.mark.slow),
         pytest.param("R-50", "timm:resnet50", BATCH_NORM, marks=pytest.mark.slow),
+        pytest.param("TResNet-M", "timm:tresnet_m", {}, marks=pytest.mark.slow),
         pytest.param("R-50-FPN", "torchvision:resnet50-FPN", FROZEN_FPN, marks=pytest.mark.slow),
     ],
 )
@@ -261,7 +262,7 @@ def test_ours_is_theirs(body, other, options):
     comparison = compare_sides(first, second, random_images(2, 64, 64, 0))
     assert comparison.parting is None
     assert comparison.pairing.only_first == ()
-    assert set(comparison.pairing.only_second) <= {"fc.weight", "fc.bias"}
+    assert set(comparison.pairing.only_second) <= {"fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias"}
     outputs = {row.place.name for row in comparison.rows if row.place.phase == "forward"}
-    layers = {name for name, module in first.model.named_modules() if not list(module.children())}
-    assert {name for name in layers if ".top_blocks" not in name} <= outputs
+    layers = {name.rpartition(".")[0] for name in comparison.pairing.tensors}
+    assert layers <= outputs
