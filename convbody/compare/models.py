@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from backbones import build_backbone
+from backbones import Backbone, build_backbone
 from backbones.weights import load_weights
 from convbody.compare.observe import Side
 from convbody.detection import build_detector
@@ -61,8 +60,8 @@ def named(spec: str, cfg: Config, part: str, changes: Sequence[str] = ()) -> Sid
 
 
 def _optimizer(cfg: Config, model: nn.Module, part: str) -> torch.optim.Optimizer:
-    backbone: Any = model if part == "backbone" else getattr(model, "backbone", None)
-    stages = backbone.stages() if hasattr(backbone, "stages") else ()
+    backbone = model if part == "backbone" else getattr(model, "backbone", None)
+    stages = backbone.stages() if isinstance(backbone, Backbone) else ()
     optimizer = build_optimizer(cfg, model, stages)
     set_learning_rate(optimizer, cfg.SOLVER.BASE_LR)
     return optimizer

@@ -67,6 +67,8 @@ def _best(first: Collection[str], second: Collection[str]) -> dict[str, str]:
     for reading in _readings(first, second):
         if len(reading) > len(best):
             best = reading
+        if len(best) == min(len(first), len(second)):
+            break
     return {name: best[name] for name in first if name in best}
 
 

@@ -244,7 +244,6 @@ FROZEN_FPN = {
     ("body", "other", "options"),
     [
         ("R-18", "torchvision:resnet18", BATCH_NORM),
-        ("R-18", "timm:resnet18", BATCH_NORM),
         pytest.param("R-50", "torchvision:resnet50", BATCH_NORM, marks=pytest.mark.slow),
         pytest.param("R-50-C5", "torchvision:resnet50", BATCH_NORM, marks=pytest.mark.slow),
         pytest.param("R-50", "timm:resnet50", BATCH_NORM, marks=pytest.mark.slow),
