@@ -1,4 +1,4 @@
-"""The tiles of the CUDA kernels, compiled for the CPU and run thread after thread: their arithmetic without a GPU."""
+"""The tiles of the CUDA kernels, compiled for the CPU, run thread after thread: arithmetic without a GPU."""
 
 import shutil
 import subprocess
