@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 
 from convbody.cli import run
-from convbody.detection.data.catalog import catalog, datasets_root
+from convbody.data.files import datasets_root
+from convbody.detection.data.catalog import catalog
 from convbody.detection.data.prepare.trees import TileSettings, prepare_trees
 from convbody.detection.data.synthetic import make_synthetic
 from registry import get_cfg

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from convbody.data.images import read_rgb
 from convbody.detection.data import DataError
-from convbody.detection.data.images import read_rgb
 from convbody.detection.evaluation.inference import coco_records, run_model
 from convbody.detection.trained import class_names, load_trained
 from convbody.detection.visualize import draw_detections

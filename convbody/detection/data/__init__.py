@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from convbody.data.errors import DataError as DataError
+
 if TYPE_CHECKING:
     from convbody.detection.data.catalog import find_dataset as find_dataset
     from convbody.detection.data.check import check_dataset as check_dataset
     from convbody.detection.data.coco import CocoDataset as CocoDataset
-    from convbody.detection.data.errors import DataError as DataError
     from convbody.detection.data.loader import build_test_dataset as build_test_dataset
     from convbody.detection.data.loader import build_train_batches as build_train_batches
     from convbody.detection.data.loader import check_class_count as check_class_count
@@ -20,14 +21,13 @@ _HOMES = {
     "find_dataset": "catalog",
     "check_dataset": "check",
     "CocoDataset": "coco",
-    "DataError": "errors",
     "build_test_dataset": "loader",
     "build_train_batches": "loader",
     "check_class_count": "loader",
     "train_datasets": "loader",
     "make_synthetic": "synthetic",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "DataError"])
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from convbody.detection.data.errors import DataError
+from convbody.data.errors import DataError
 
 Box = tuple[float, float, float, float]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from convbody.detection.data.errors import DataError
+from convbody.data.errors import DataError
+from convbody.data.files import ROOT_VARIABLE, datasets_root
 from registry import Config, ConfigError
 from registry.errors import nearest_phrase
 
-ROOT_VARIABLE = "CONVBODY_DATASETS"
 _FIELDS = {"image_dir", "ann_file"}
 
 
@@ -26,11 +25,6 @@ class Entry:
     name: str
     image_dir: Path
     ann_file: Path
-
-
-def datasets_root() -> Path:
-    """The folder that the catalog's paths are relative to: $CONVBODY_DATASETS, else ./datasets."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "datasets")
 
 
 def catalog(cfg: Config) -> dict[str, Entry]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convbody.data.errors import DataError
+from convbody.data.images import image_size
 from convbody.detection.data.annotations import run_lengths
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.images import image_size
 
 _EXAMPLES = 3
 # Annotation tools round: a box may reach this many pixels over the border; it is cut there.

@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
+from convbody.data.errors import DataError
+from convbody.data.images import read_rgb
 from convbody.detection.data.annotations import (
     clip_box,
     decode_mask,
@@ -23,8 +25,6 @@ from convbody.detection.data.annotations import (
     label_names,
     read_annotations,
 )
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.images import read_rgb
 
 Sample = tuple[Tensor, dict[str, Any]]
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from convbody.data.errors import DataError
+from convbody.data.sampler import BatchPlan, Draw, aspect_groups
 from convbody.detection.data.annotations import flip_order, read_annotations
 from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.sampler import BatchPlan, Draw, aspect_groups
 from convbody.detection.data.transforms import train_transforms
 from convbody.training.distributed import is_main, rank, world_size
 from registry import Config, ConfigError, ConvbodyError

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from convbody.data.errors import DataError
+from convbody.data.files import write_atomically
 from convbody.detection.data.annotations import decode_mask
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.files import write_atomically
 
 CLASSES = ("circle", "square", "triangle")
 KEYPOINTS = ("top", "left_corner", "right_corner", "bottom")

@@ -16,9 +16,9 @@ import torch
 from backbones.weights.catalog import URLS
 from backbones.weights.contract import contradictions
 from backbones.weights.known import known_contract
+from convbody.data.errors import DataError
 from convbody.detection import build_detector
 from convbody.detection.data.catalog import find_dataset
-from convbody.detection.data.errors import DataError
 from convbody.training.schedule import build_optimizer
 from registry import UnknownNameError, get_cfg, load_cfg
 from registry.merge import dotted_keys

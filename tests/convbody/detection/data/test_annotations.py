@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from convbody.data.errors import DataError
 from convbody.detection.data.annotations import (
     clip_box,
     decode_mask,
@@ -15,7 +16,6 @@ from convbody.detection.data.annotations import (
     read_annotations,
     run_lengths,
 )
-from convbody.detection.data.errors import DataError
 
 # Columns 2 to 4 of rows 1 to 3, in an image of 5 rows and 6 columns.
 RECTANGLE = np.zeros((5, 6), np.uint8)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from convbody.data.errors import DataError
 from convbody.detection.data.catalog import catalog, find_dataset
-from convbody.detection.data.errors import DataError
 from registry import ConfigError, get_cfg, load_cfg
 
 

@@ -1,9 +1,22 @@
-"""Writing files so that a reader never sees half of one."""
+"""Where data sets lie, and writing files so that a reader never sees half of one."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+
+ROOT_VARIABLE = "CONVBODY_DATASETS"
+
+
+def datasets_root() -> Path:
+    """The folder that the paths of data sets are relative to: $CONVBODY_DATASETS, else ./datasets."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "datasets")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

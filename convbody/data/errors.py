@@ -1,4 +1,4 @@
-"""The error of this package."""
+"""The error of data that cannot be used."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convbody.detection.data.errors import DataError
-from convbody.detection.data.images import image_size, read_rgb
+from convbody.data.errors import DataError
+from convbody.data.images import image_size, read_rgb
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)

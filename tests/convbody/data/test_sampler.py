@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbody.detection.data.sampler import BatchPlan, Draw, aspect_groups, mix_seed
+from convbody.data.sampler import BatchPlan, Draw, aspect_groups, mix_seed
 
 groupings = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 batch_sizes = st.integers(1, 9)

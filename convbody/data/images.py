@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convbody.detection.data.errors import DataError
+from convbody.data.errors import DataError
 
 # A file that ends with its format's end mark was written to the end.
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}

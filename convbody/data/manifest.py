@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convbody.detection.data.files import write_atomically
-from convbody.detection.data.prepare.wheels import sha256_of
+from convbody.data.files import sha256_of, write_atomically
 
 _NAME = "prepared.json"
 

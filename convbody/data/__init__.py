@@ -1,0 +1,1 @@
+"""What the data of every task needs: images, files, and repeatable batches."""
