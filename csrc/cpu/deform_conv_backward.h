@@ -54,9 +54,8 @@ class Backward {
   struct Block {
     Range panels, channels, outputs, offset_groups;
     std::vector<Run> runs;
-    int64_t tap_columns;  // columns of one tap, a panel's padding included
-    int64_t columns_row, grads_row;
-    int64_t chunk;  // positions of a chunk
+    int64_t columns_row, grads_row, turned_row;  // of the matrices in Scratch
+    int64_t chunk;                               // positions of a chunk
   };
 
   Block make_block(Range panels) const {
@@ -72,19 +71,19 @@ class Backward {
       const int64_t panel = group * group_panels + within / panel_channels;
       return (panel - panels.begin) * kernel.panel + within % panel_channels;
     });
-    block.tap_columns = panels.size() * kernel.panel;
-    block.columns_row = g.taps() * block.tap_columns + kRowPadding;
+    block.columns_row = panels.size() * kernel.panel + kRowPadding;
     block.grads_row = block.outputs.size() + kRowPadding;
-    const int64_t row_bytes = (2 * block.columns_row + block.grads_row + 4) * sizeof(A) +
+    const int64_t row_bytes = (2 * g.taps() * block.columns_row + 2 * block.grads_row + 4) * sizeof(A) +
                               block.offset_groups.size() * g.taps() * sizeof(Sample<A>);
     block.chunk = slots * tile_rows(2 * kTileBytes / row_bytes, kernel.rows);
+    block.turned_row = block.chunk + kRowPadding;
     return block;
   }
 
   struct Scratch {
     Buffer<A> packed, weight_sums;              // [tap][panel][output of the group][channel of the panel]
-    Buffer<A> columns, column_grads;            // [position of the chunk][tap][panel][channel of the panel]
-    Buffer<A> grads;                            // [position of the chunk][output]
+    Buffer<A> columns, column_grads;            // [tap][position of the chunk][panel][channel of the panel]
+    Buffer<A> grads, turned_grads;              // [position of the chunk][output] and the other way round
     Buffer<Sample<A>> samples;                  // [offset group][tap][position of the chunk]
     Buffer<A> dots;                             // [position of the chunk][4]
     Buffer<A> image_copy, image_sums;           // [pixel][channel]
@@ -96,16 +95,17 @@ class Backward {
     const int64_t copied = g.height * g.width * block.channels.size();
     const Scratch s{Buffer<A>(weight_count),
                     Buffer<A>(weight_count),
-                    Buffer<A>(block.chunk * block.columns_row),
-                    Buffer<A>(block.chunk * block.columns_row),
+                    Buffer<A>(g.taps() * block.chunk * block.columns_row),
+                    Buffer<A>(g.taps() * block.chunk * block.columns_row),
                     Buffer<A>(block.chunk * block.grads_row),
+                    Buffer<A>(block.outputs.size() * block.turned_row),
                     Buffer<Sample<A>>(block.chunk * block.offset_groups.size() * g.taps()),
                     Buffer<A>(block.chunk * 4),
                     Buffer<A>(in_place ? 0 : copied),
                     Buffer<A>(out_in_place ? 0 : copied)};
     pack_weights(block, s.packed.data());
     std::fill_n(s.weight_sums.data(), weight_count, A(0));
-    std::fill_n(s.columns.data(), block.chunk * block.columns_row, A(0));  // the padding of panels stays zero
+    std::fill_n(s.columns.data(), g.taps() * block.chunk * block.columns_row, A(0));  // panels' padding stays zero
 
     for (int64_t n = 0; n < g.batch; ++n) {
       const Pixels<const A> pixels = load_pixels(block, n, s);
@@ -149,17 +149,16 @@ class Backward {
                              const Scratch& s) const {
     split_over_threads(divide_up(count, kernel.rows), slots, [&](int64_t, int64_t begin, int64_t end) {
       const Range rows{begin * kernel.rows, std::min(count, end * kernel.rows)};
-      load_grads(block, n, position, rows, s.grads.data());
-      A* column_grads = s.column_grads.data() + rows.begin * block.columns_row;
-      std::fill_n(column_grads, rows.size() * block.columns_row, A(0));
+      load_grads(block, n, position, rows, s);
       for (int64_t tap = 0; tap < g.taps(); ++tap) {
+        A* column_grads = s.column_grads.data() + (tap * block.chunk + rows.begin) * block.columns_row;
+        std::fill_n(column_grads, rows.size() * block.columns_row, A(0));
         for (int64_t panel = block.panels.begin; panel < block.panels.end; ++panel) {
           const int64_t output = group_of(panel) * g.group_out_channels() - block.outputs.begin;
           multiply_panel(kernel, rows.size(), g.group_out_channels(),
-                         s.grads.data() + rows.begin * block.grads_row + output, block.grads_row, 1,
+                         s.grads.data() + rows.begin * block.grads_row + output, block.grads_row,
                          s.packed.data() + weight_panel(block, tap, panel), kernel.panel,
-                         column_grads + tap * block.tap_columns + (panel - block.panels.begin) * kernel.panel,
-                         block.columns_row);
+                         column_grads + (panel - block.panels.begin) * kernel.panel, block.columns_row);
         }
         differentiate_tap(block, n, position, rows, tap, pixels, s);
       }
@@ -168,7 +167,7 @@ class Backward {
 
   void differentiate_tap(const Block& block, int64_t n, int64_t position, Range rows, int64_t tap,
                          Pixels<const A> pixels, const Scratch& s) const {
-    const int64_t first_column = rows.begin * block.columns_row + tap * block.tap_columns;
+    const int64_t first_column = (tap * block.chunk + rows.begin) * block.columns_row;
     auto* dots = reinterpret_cast<A(*)[4]>(s.dots.data()) + rows.begin;
     for (size_t i = 0; i < block.runs.size(); ++i) {
       const Run& run = block.runs[i];
@@ -223,7 +222,7 @@ class Backward {
         for (const Run& run : block.runs) {
           const Range part = intersection(mine, {run.channel, run.channel + run.length});
           if (part.size() > 0) {
-            const int64_t column = tap * block.tap_columns + run.column + part.begin - run.channel;
+            const int64_t column = tap * block.chunk * block.columns_row + run.column + part.begin - run.channel;
             kernel.scatter(tap_samples(block, run.offset_group, tap, s), count, s.column_grads.data() + column,
                            block.columns_row, part.size(),
                            {sums.data + part.begin - block.channels.begin, sums.stride});
@@ -239,19 +238,31 @@ class Backward {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t tap = unit / block.panels.size(), panel = block.panels.begin + unit % block.panels.size();
         const int64_t output = group_of(panel) * g.group_out_channels() - block.outputs.begin;
-        const int64_t column = tap * block.tap_columns + (panel - block.panels.begin) * kernel.panel;
-        multiply_panel(kernel, g.group_out_channels(), count, s.grads.data() + output, 1, block.grads_row,
-                       s.columns.data() + column, block.columns_row,
+        const A* columns = s.columns.data() + tap * block.chunk * block.columns_row +
+                           (panel - block.panels.begin) * kernel.panel;
+        multiply_panel(kernel, g.group_out_channels(), count, s.turned_grads.data() + output * block.turned_row,
+                       block.turned_row, columns, block.columns_row,
                        s.weight_sums.data() + weight_panel(block, tap, panel), kernel.panel);
       }
     });
   }
 
-  void load_grads(const Block& block, int64_t n, int64_t position, Range rows, A* to) const {
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      const T* from = &grads.at(n, block.outputs.begin, (position + i) / g.out_width, (position + i) % g.out_width);
+  // The output's gradients at some positions, both ways round: each product reads along its rows. Turned in blocks
+  // of positions that stay in the first-level cache.
+  void load_grads(const Block& block, int64_t n, int64_t position, Range rows, const Scratch& s) const {
+    for (int64_t first = rows.begin; first < rows.end; first += 16) {
+      const int64_t last = std::min(rows.end, first + 16);
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t oy = (position + i) / g.out_width, ox = (position + i) % g.out_width;
+        A* to = s.grads.data() + i * block.grads_row;
+        for (int64_t o = 0; o < block.outputs.size(); ++o) {
+          to[o] = static_cast<A>(grads.at(n, block.outputs.begin + o, oy, ox));
+        }
+      }
       for (int64_t o = 0; o < block.outputs.size(); ++o) {
-        to[i * block.grads_row + o] = static_cast<A>(from[o * grads.c]);
+        for (int64_t i = first; i < last; ++i) {
+          s.turned_grads.data()[o * block.turned_row + i] = s.grads.data()[i * block.grads_row + o];
+        }
       }
     }
   }

@@ -117,7 +117,7 @@ class Forward {
         const Range channels = intersection(slab.channels, {group_begin, group_begin + g.group_channels()});
         const int64_t index = panel - slab.panels.begin;
         const A* packed_tap = packed.data() + (index * g.taps() + tap) * g.group_channels() * kernel.panel;
-        multiply_panel(kernel, count, channels.size(), columns + channels.begin - slab.channels.begin, columns_row, 1,
+        multiply_panel(kernel, count, channels.size(), columns + channels.begin - slab.channels.begin, columns_row,
                        packed_tap + (channels.begin - group_begin) * kernel.panel, kernel.panel,
                        sums + index * kernel.panel, slab.sums_row);
       }

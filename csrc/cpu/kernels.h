@@ -27,10 +27,10 @@ struct Kernels {
   int64_t panel;  // columns that multiply() makes at once; packed matrices are padded to it
   int64_t rows;   // rows that multiply() makes at once; other row counts are right but slower
 
-  // c[i][0..panel) += sum over k of a[i * a_row + k * a_depth] * b[k * b_depth + (0..panel)], c[i] at c + i * c_row.
+  // c[i][0..panel) += sum over k of a[i][k] * b[k][0..panel): matrices by their rows, row i of a at a + i * a_row.
   // One chain of additions in the order of k, so that splitting k over several calls changes no bit.
-  void (*multiply)(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b,
-                   int64_t b_depth, A* c, int64_t c_row);
+  void (*multiply)(int64_t rows, int64_t depth, const A* a, int64_t a_row, const A* b, int64_t b_row, A* c,
+                   int64_t c_row);
 
   // columns[i][0..channels) = the image at samples[i]; `zeros` stands in for pixels outside.
   void (*sample)(const Sample<A>* samples, int64_t count, Pixels<const A> image, const A* zeros, int64_t channels,

@@ -24,7 +24,7 @@ inline const typename Lanes<A>::Vector& vector_at(const A* p) {
 
 // Rows x two vectors of sums stay in registers while k runs.
 template <class A, int Rows>
-inline void multiply_rows(int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_depth, A* c,
+inline void multiply_rows(int64_t depth, const A* a, int64_t a_row, const A* b, int64_t b_row, A* c,
                           int64_t c_row) {
   using Vector = typename Lanes<A>::Vector;
   constexpr int64_t lanes = Lanes<A>::count;
@@ -34,7 +34,7 @@ inline void multiply_rows(int64_t depth, const A* a, int64_t a_row, int64_t a_de
     sums[i][0] = vector_at(c + i * c_row);
     sums[i][1] = vector_at(c + i * c_row + lanes);
   }
-  for (int64_t k = 0; k < depth; ++k, a += a_depth, b += b_depth) {
+  for (int64_t k = 0; k < depth; ++k, ++a, b += b_row) {
     const Vector left = vector_at(b), right = vector_at(b + lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
@@ -52,24 +52,25 @@ inline void multiply_rows(int64_t depth, const A* a, int64_t a_row, int64_t a_de
 
 // What is left of the rows after the last full block.
 template <class A, int Rows>
-inline void multiply_rest(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b,
-                          int64_t b_depth, A* c, int64_t c_row) {
+inline void multiply_rest(int64_t rows, int64_t depth, const A* a, int64_t a_row, const A* b, int64_t b_row, A* c,
+                          int64_t c_row) {
   if constexpr (Rows > 0) {
     if (rows == Rows) {
-      multiply_rows<A, Rows>(depth, a, a_row, a_depth, b, b_depth, c, c_row);
+      multiply_rows<A, Rows>(depth, a, a_row, b, b_row, c, c_row);
     } else {
-      multiply_rest<A, Rows - 1>(rows, depth, a, a_row, a_depth, b, b_depth, c, c_row);
+      multiply_rest<A, Rows - 1>(rows, depth, a, a_row, b, b_row, c, c_row);
     }
   }
 }
 
 template <class A>
-void multiply(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_depth,
-              A* c, int64_t c_row) {
-  for (; rows >= CONVBODY_ROWS; rows -= CONVBODY_ROWS, a += CONVBODY_ROWS * a_row, c += CONVBODY_ROWS * c_row) {
-    multiply_rows<A, CONVBODY_ROWS>(depth, a, a_row, a_depth, b, b_depth, c, c_row);
+void multiply(int64_t rows, int64_t depth, const A* a, int64_t a_row, const A* b, int64_t b_row, A* c,
+              int64_t c_row) {
+  constexpr int block = CONVBODY_ROWS;
+  for (; rows >= block; rows -= block, a += block * a_row, c += block * c_row) {
+    multiply_rows<A, block>(depth, a, a_row, b, b_row, c, c_row);
   }
-  multiply_rest<A, CONVBODY_ROWS - 1>(rows, depth, a, a_row, a_depth, b, b_depth, c, c_row);
+  multiply_rest<A, block - 1>(rows, depth, a, a_row, b, b_row, c, c_row);
 }
 
 template <class A>

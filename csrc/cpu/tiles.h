@@ -203,14 +203,14 @@ void copy_from_pixels(const DeformConvGeometry& g, const A* from, View<T> image,
   });
 }
 
-// kernel.multiply in steps of k whose part of b stays in the first-level cache.
+// Products in steps of k whose part of b stays in the first-level cache.
+constexpr int64_t kDepthStep = 256;
+
 template <class A>
-void multiply_panel(const Kernels<A>& kernel, int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth,
-                    const A* b, int64_t b_depth, A* c, int64_t c_row) {
-  constexpr int64_t step = 256;
-  for (int64_t k = 0; k < depth; k += step) {
-    kernel.multiply(rows, std::min(step, depth - k), a + k * a_depth, a_row, a_depth, b + k * b_depth, b_depth, c,
-                    c_row);
+void multiply_panel(const Kernels<A>& kernel, int64_t rows, int64_t depth, const A* a, int64_t a_row, const A* b,
+                    int64_t b_row, A* c, int64_t c_row) {
+  for (int64_t k = 0; k < depth; k += kDepthStep) {
+    kernel.multiply(rows, std::min(kDepthStep, depth - k), a + k, a_row, b + k * b_row, b_row, c, c_row);
   }
 }
 
