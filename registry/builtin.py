@@ -29,6 +29,8 @@ for _name in _RESNETS:
         STAGE_SPECS.lazy(f"{_name}-{_neck}", "backbones.resnet.stages")
 for _name in ("TResNet-M", "TResNet-L", "TResNet-XL", "TResNet-L-V2"):
     BODIES.lazy(_name, "backbones.tresnet.body:build_tresnet_body")
+for _name in ("R-20-CIFAR", "R-32-CIFAR", "R-44-CIFAR", "R-56-CIFAR", "R-110-CIFAR"):
+    BODIES.lazy(_name, "backbones.resnet.cifar:build_cifar_body")
 BODIES.lazy("timm/*", "backbones.timm:build_timm_body")
 
 NECKS.lazy("C4", "backbones.necks.single:build_c4")

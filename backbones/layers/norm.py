@@ -84,9 +84,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased_var, self.momentum)
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
+def batch_norm(channels: int, eps: float = 1e-5) -> nn.BatchNorm2d:
     """Batch norm over the batch of this process."""
-    return nn.BatchNorm2d(channels)
+    return nn.BatchNorm2d(channels, eps)
 
 
 def group_norm(

@@ -1,10 +1,15 @@
-"""Config keys of the ResNet family: MODEL.RESNETS."""
+"""Config keys of the ResNet family: MODEL.RESNETS, and MODEL.CIFAR_RESNETS of the small ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from registry import config_section, family_defaults
+
+#: Blocks in each of the three groups of a small ResNet: n of its 6n + 2 layers.
+CIFAR_DEPTHS = {f"R-{6 * n + 2}-CIFAR": n for n in (3, 5, 7, 9, 18)}
+#: Norms that MODEL.CIFAR_RESNETS.BN_EPSILON is for; GN and FrozenBN have keys of their own.
+CIFAR_NORMS_WITH_EPSILON = ("BN", "SyncBN", "ABN", "SyncABN")
 
 
 @config_section("MODEL.RESNETS")
@@ -35,9 +40,35 @@ def resnet_defaults() -> dict[str, Any]:
     }
 
 
+@config_section("MODEL.CIFAR_RESNETS")
+def cifar_resnet_defaults() -> dict[str, Any]:
+    """Keys of R-20-CIFAR, R-32-CIFAR, R-44-CIFAR, R-56-CIFAR and R-110-CIFAR."""
+    return {
+        # Channels of the images.
+        "IN_CHANNELS": 3,
+        # Any name in NORMS; "" is none, and convolutions with a bias.
+        "NORM": "BN",
+        # Added to the variance by BN, SyncBN, ABN and SyncABN; Caffe2's builder has 1e-3.
+        "BN_EPSILON": 1e-5,
+        # 1 as published, for images of about 32x32; 2 or 4 for larger ones: 4 gives strides 4, 8 and 16.
+        "STEM_STRIDE": 1,
+    }
+
+
 family_defaults("R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024})
 
 # Basic blocks do not widen: stage 1 gives 64 channels. A neck of 1024 channels would outweigh such a body.
 _BASIC = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256}
 for _pattern in ("R-18", "R-18-*", "R-34", "R-34-*"):
     family_defaults(_pattern, _BASIC)
+
+# Longer patterns have the last word over "R-*".
+for _pattern in ("R-*-CIFAR", "R-*-CIFAR-*"):
+    family_defaults(
+        _pattern,
+        {
+            "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 0,
+            "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 64,
+            "MODEL.FROZEN_BN.EPSILON": 1e-5,
+        },
+    )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from backbones.resnet.config import CIFAR_DEPTHS, CIFAR_NORMS_WITH_EPSILON
 from backbones.spec import StageSpec
 from registry import STAGE_SPECS, TRANSFORMATION_MODULES, Config, ConfigError, parse_conv_body
 from registry.errors import describe_key
@@ -20,7 +21,8 @@ STD_TOLERANCE = 0.01  # relative
 _TO_BGR255, _MEAN, _STD = "INPUT.TO_BGR255", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"
 _STRIDE = "MODEL.RESNETS.STRIDE_IN_1X1"
 _EPSILON_KEYS = {"FrozenBN": "MODEL.FROZEN_BN.EPSILON", "GN": "MODEL.GROUP_NORM.EPSILON"}
-_TORCH_EPSILON = 1e-5  # of batch norms, which have no key
+_CIFAR_EPSILON = "MODEL.CIFAR_RESNETS.BN_EPSILON"
+_TORCH_EPSILON = 1e-5  # of batch norms in larger ResNets, which have no key
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +34,11 @@ class WeightContract:
     Attributes:
         channel_order: "RGB" or "BGR".
         value_range: what white is in an image, 1 or 255.
-        mean, std: of the three channels, in that order and range.
+        mean, std: of each channel, in that order and range; of grey images there is one.
         stride_in_1x1: whether a ResNet bottleneck strides in its first 1x1 convolution; None: no such block.
         norm_epsilon: what the norms of the body add to the variance; None: not known, or not for the config.
+        size: (height, width) of the images that it was trained on, pixels; None: not known, or of many sizes.
+            No config contradicts it, as bodies take any size.
     """
 
     channel_order: str
@@ -43,10 +47,12 @@ class WeightContract:
     std: tuple[float, ...]
     stride_in_1x1: bool | None = None
     norm_epsilon: float | None = None
+    size: tuple[int, int] | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain values, to be stored in a file under "contract"."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        record = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> WeightContract:
@@ -56,9 +62,21 @@ class WeightContract:
             ConfigError: anything else.
         """
         try:
-            contract = cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
-            numbers = [*contract.mean, *contract.std, contract.norm_epsilon or 0.0]
-            sound = len(numbers) == 7 and all(isinstance(number, (int, float)) for number in numbers)
+            tuples = {name: tuple(record[name]) for name in ("mean", "std")}
+            if record.get("size") is not None:
+                tuples["size"] = tuple(record["size"])
+            contract = cls(**{**record, **tuples})
+            numbers = [
+                *contract.mean,
+                *contract.std,
+                *(contract.size or (0, 0)),
+                contract.norm_epsilon or 0.0,
+            ]
+            sound = (
+                len(contract.mean) == len(contract.std) >= 1
+                and len(contract.size or (0, 0)) == 2
+                and all(isinstance(number, (int, float)) for number in numbers)
+            )
         except (TypeError, KeyError) as error:
             raise ConfigError(f"no contract of weights: {error}") from error
         if not sound or contract.channel_order not in ("RGB", "BGR") or contract.value_range not in (1, 255):
@@ -70,15 +88,15 @@ def contract_of(cfg: Config) -> WeightContract | None:
     """The contract of weights trained with ``cfg``; None for a config without INPUT."""
     if "INPUT" not in cfg:
         return None
-    bgr, norm = cfg.INPUT.TO_BGR255, _resnet_norm(cfg)
-    epsilon = value_of(cfg, _EPSILON_KEYS[norm]) if norm in _EPSILON_KEYS else _TORCH_EPSILON
+    bgr, key = cfg.INPUT.TO_BGR255, _epsilon_key(cfg)
+    epsilon = value_of(cfg, key) if key else _TORCH_EPSILON if _resnet_norm(cfg) else None
     return WeightContract(
         "BGR" if bgr else "RGB",
         255 if bgr else 1,
         tuple(map(float, cfg.INPUT.PIXEL_MEAN)),
         tuple(map(float, cfg.INPUT.PIXEL_STD)),
         cfg.MODEL.RESNETS.STRIDE_IN_1X1 if _has_bottlenecks(cfg) else None,
-        float(epsilon) if norm else None,
+        None if epsilon is None else float(epsilon),
     )
 
 
@@ -102,8 +120,7 @@ def contradictions(contract: WeightContract, cfg: Config) -> dict[str, Any]:
         and contract.stride_in_1x1 != mine.stride_in_1x1
     ):
         wanted[_STRIDE] = contract.stride_in_1x1
-    key = _EPSILON_KEYS.get(_resnet_norm(cfg) or "")
-    epsilon = contract.norm_epsilon
+    key, epsilon = _epsilon_key(cfg), contract.norm_epsilon
     if key and epsilon is not None and not _close([epsilon], [value_of(cfg, key)], relative=1e-3):
         wanted[key] = epsilon
     return wanted
@@ -133,6 +150,14 @@ def _close(
     return len(wanted) == len(found) and all(
         abs(a - b) <= absolute + relative * abs(a) for a, b in zip(wanted, found, strict=True)
     )
+
+
+def _epsilon_key(cfg: Config) -> str | None:
+    """The key with the epsilon of the body's norms; None where there is none."""
+    if parse_conv_body(cfg.MODEL.BACKBONE.CONV_BODY).body in CIFAR_DEPTHS:
+        norm = cfg.MODEL.CIFAR_RESNETS.NORM
+        return _CIFAR_EPSILON if norm in CIFAR_NORMS_WITH_EPSILON else _EPSILON_KEYS.get(norm)
+    return _EPSILON_KEYS.get(_resnet_norm(cfg) or "")
 
 
 def _resnet_norm(cfg: Config) -> str | None:

@@ -35,6 +35,29 @@ def config(*opts, body="R-50-FPN"):
     return load_cfg(None, ["MODEL.BACKBONE.CONV_BODY", body, *opts])
 
 
+@pytest.mark.parametrize("size", [None, (28, 28)])
+def test_a_contract_of_grey_images_and_its_size_come_back(size):
+    contract = WeightContract("RGB", 1, (0.3,), (0.35,), None, 1e-3, size)
+    assert WeightContract.from_record(json.loads(json.dumps(contract.record()))) == contract
+
+
+@pytest.mark.parametrize(
+    "change", [{"std": [1.0, 1.0]}, {"mean": [], "std": []}, {"size": [28]}, {"size": "ab"}]
+)
+def test_a_record_that_is_none(change):
+    record = WeightContract("RGB", 1, (0.3,), (0.35,)).record()
+    with pytest.raises(ConfigError, match="no contract of weights"):
+        WeightContract.from_record({**record, **change})
+
+
+def test_small_resnets_are_held_to_the_epsilon_of_their_norms():
+    key = "MODEL.CIFAR_RESNETS.BN_EPSILON"
+    trained = contract_of(config(key, 1e-3, body="R-20-CIFAR"))
+    assert contradictions(trained, config(key, 1e-3, body="R-20-CIFAR-FPN")) == {}
+    assert contradictions(trained, config(body="R-20-CIFAR-FPN")) == {key: 1e-3}
+    assert contract_of(config("MODEL.CIFAR_RESNETS.NORM", "", body="R-20-CIFAR")).norm_epsilon is None
+
+
 @pytest.mark.parametrize(
     ("weight", "opts"),
     [
