@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.ops.deform_conv_checks import check_arguments
 from backbones.ops.deform_conv_reference import deform_conv2d_reference, gradients
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -21,6 +22,7 @@ def forward(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, *options: int
 ) -> Tensor:
     """The kernel of ``convbody::deform_conv2d``, with half types computed in float32."""
+    check_arguments(input, offset, weight, bias, mask, options)
     if not _torchvision_serves(input.device.type):
         out = deform_conv2d_reference(input, offset, weight, bias, mask, options)
     else:
