@@ -16,6 +16,8 @@ from registry.load import load_cfg, lookup
 from registry.registries import (
     BACKBONES,
     BODIES,
+    FBNET_ARCHS,
+    FBNET_PRIMITIVES,
     NECKS,
     NORMS,
     STAGE_SPECS,
@@ -27,6 +29,8 @@ from registry.tree import Config, source_of
 __all__ = [
     "BACKBONES",
     "BODIES",
+    "FBNET_ARCHS",
+    "FBNET_PRIMITIVES",
     "NECKS",
     "NORMS",
     "REGISTRIES",

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from registry.registries import BODIES, NECKS, NORMS, STAGE_SPECS, STEM_MODULES, TRANSFORMATION_MODULES
+from pathlib import Path
+
+from registry.registries import (
+    BACKBONES,
+    BODIES,
+    FBNET_ARCHS,
+    FBNET_PRIMITIVES,
+    NECKS,
+    NORMS,
+    STAGE_SPECS,
+    STEM_MODULES,
+    TRANSFORMATION_MODULES,
+)
 
 #: Modules that declare config sections; they import no torch.
 CONFIG_MODULES = (
@@ -10,6 +22,7 @@ CONFIG_MODULES = (
     "backbones.config",
     "backbones.resnet.config",
     "backbones.tresnet.config",
+    "backbones.fbnet.config",
     "convbody.training.config",
     "convbody.detection.config",
     "convbody.detection.data.config",
@@ -32,6 +45,20 @@ for _name in ("TResNet-M", "TResNet-L", "TResNet-XL", "TResNet-L-V2"):
 for _name in ("R-20-CIFAR", "R-32-CIFAR", "R-44-CIFAR", "R-56-CIFAR", "R-110-CIFAR"):
     BODIES.lazy(_name, "backbones.resnet.cifar:build_cifar_body")
 BODIES.lazy("timm/*", "backbones.timm:build_timm_body")
+
+BACKBONES.lazy("FBNet", "backbones.fbnet.body:build_fbnet")
+BODIES.lazy("FBNet-*", "backbones.fbnet.body:build_fbnet_body")  # architectures of your own
+for _path in sorted((Path(__file__).parents[1] / "backbones" / "fbnet" / "archs").glob("*.yaml")):
+    BODIES.lazy(f"FBNet-{_path.stem}", "backbones.fbnet.body:build_fbnet_body")
+    FBNET_ARCHS.register(_path.stem, _path)
+for _name in (
+    *("skip", "shuffle", "basic_block", "shift_5x5", "ir_k1", "ir_k3_sep", "ir_k7_sep"),
+    *(f"ir_k{_kernel}{_rest}" for _kernel in (3, 5, 7) for _rest in ("", "_e1", "_e3", "_e6")),
+    *(f"ir_k{_kernel}_{_rest}" for _kernel in (3, 5) for _rest in ("s2", "s4")),
+    *(f"ir_k{_kernel}_{_rest}_se" for _kernel in (3, 5) for _rest in ("e1", "e3", "e6", "s2", "s4")),
+    *(f"{_name}_e{_expansion}" for _name in ("ir_k33", "ir_k7_sep") for _expansion in (1, 3, 6)),
+):
+    FBNET_PRIMITIVES.lazy(_name, "backbones.fbnet.primitives")
 
 NECKS.lazy("C4", "backbones.necks.single:build_c4")
 NECKS.lazy("C5", "backbones.necks.single:build_c5")

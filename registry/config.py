@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,17 +25,23 @@ class _Section:
     where: str
 
 
+#: Dotted keys of JSON text; in a config such a text may stand as the mapping that it describes.
+JSON_KEYS: set[str] = set()
 _SECTIONS: dict[str, _Section] = {}  # by module and function, so that a reloaded module replaces its own
 _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {}
 
 
-def config_section(path: str) -> Callable[[SectionFunction], SectionFunction]:
+def config_section(
+    path: str, *, json_keys: Sequence[str] = ()
+) -> Callable[[SectionFunction], SectionFunction]:
     """Declares default keys under ``path`` ("MODEL.RESNETS", or "" for the top level).
 
     Decorates a function without arguments that gives a (nested) dict of defaults. Several functions may add
     keys to one path; a key given twice is an error that names both functions. A key whose default is
-    ``Config(new_allowed=True)`` takes any mapping.
+    ``Config(new_allowed=True)`` takes any mapping. The text of ``json_keys``, names of defaults, is JSON:
+    such a key takes a mapping, too, and keeps it as text.
     """
+    JSON_KEYS.update(f"{path}.{name}" if path else name for name in json_keys)
 
     def decorate(function: SectionFunction) -> SectionFunction:
         code = function.__code__

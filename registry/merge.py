@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from yacs.config import CfgNode
 
+from registry.config import JSON_KEYS
 from registry.errors import ConfigError, UnknownKeyError, nearest_phrase, source_phrase
 from registry.tree import Config
 from registry.yaml_file import Located
@@ -79,6 +81,8 @@ def assign(cfg: Config, key: str, value: Any, source: str) -> None:
         for name, item in inside.items():
             assign(cfg, f"{key}.{name}", item, source)
         return
+    if key in JSON_KEYS and isinstance(value, dict):
+        value = json.dumps(value)
     if node.is_new_allowed():
         node[leaf] = Config(value, new_allowed=True) if isinstance(value, dict) else _literal(value)
     else:

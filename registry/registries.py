@@ -20,3 +20,7 @@ TRANSFORMATION_MODULES: Registry[Any] = Registry("ResNet block", "convbody.trans
 STAGE_SPECS: Registry[Any] = Registry("stage spec", "convbody.stage_specs")
 #: Normalisation layers -> ``constructor(channels)``.
 NORMS: Registry[Any] = Registry("norm", "convbody.norms")
+#: Blocks that an FBNet architecture names -> ``Primitive``.
+FBNET_PRIMITIVES: Registry[Any] = Registry("FBNet primitive", "convbody.fbnet_primitives")
+#: FBNet architectures, MODEL.FBNET.ARCH -> path of a YAML file, or the mapping that it would hold.
+FBNET_ARCHS: Registry[Any] = Registry("FBNet architecture", "convbody.fbnet_archs")

@@ -1,0 +1,1 @@
+"""The FBNet family: blocks, architectures and the networks made of them."""
