@@ -6,24 +6,32 @@ BODY   ?= timm/tf_efficientnet_lite0-FPN
 OUTPUT ?= runs/quickstart/$(subst /,_,$(BODY))
 JOBS   ?= 2
 
-BIN   := $(VENV)/bin
-READY := $(VENV)/.installed
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+BUILT  := $(VENV)/.built
+OLDEST := $(VENV)-oldest
 
 # One thread a process: the tests' tensors are small, and the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slow test-all lint format clean
+.PHONY: help venv quickstart test test-slow test-all test-oldest lint format clean
 
 help:             ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
 	@echo "  PYTHON=python3.12 chooses the Python of a new environment; VENV=folder says where it lies."
 
-venv: $(READY)    ## make the environment in .venv
+venv: $(BUILT)    ## make the environment in .venv, build the operators
 
 $(READY): pyproject.toml setup.py scripts/bootstrap.py scripts/check_torch.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV)
+	@touch $@
+
+$(BUILT): $(READY) $(shell find csrc -type f)
+	@echo "Building the operators."
+	@$(BIN)/python setup.py --quiet build_ext --inplace >/dev/null
+	@$(BIN)/python -m backbones.ops
 	@touch $@
 
 # Another body has no weights to start from here, so it trains from scratch with a configuration made for that.
@@ -33,20 +41,28 @@ else
 QUICKSTART_CONFIG := configs/quickstart/scratch.yaml
 endif
 
-quickstart: $(READY)  ## train and evaluate a detector on real photographs [BODY=R-18-FPN]
+quickstart: $(BUILT)  ## train and evaluate a detector on real photographs [BODY=R-18-FPN]
 	@$(BIN)/python tools/prepare_data.py trees
 	@$(BIN)/python tools/train_net.py --config-file $(QUICKSTART_CONFIG) \
 		--resume MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
 	@echo "The report: $(OUTPUT)/report.html"
 
-test: $(READY)    ## run the fast tests
+test: $(BUILT)    ## run the fast tests
 	@$(PYTEST) -n $(JOBS)
 
-test-slow: $(READY)  ## run the slow tests
+test-slow: $(BUILT)  ## run the slow tests
 	@$(PYTEST) -n $(JOBS) -m slow
 
-test-all: $(READY)   ## run every test
+test-all: $(BUILT)   ## run every test
 	@$(PYTEST) -n $(JOBS) -m "slow or not slow"
+
+# The environment gets the oldest torch and no build of its own: it loads the file built for the newest.
+test-oldest: $(BUILT)  ## run the fast tests under the oldest torch, with the same build (downloads it)
+	@$(PYTHON) -m venv $(OLDEST)
+	@CONVBODY_NO_EXTENSION=1 $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[dev]' 'torch==2.11.*' 'torchvision==0.26.*'
+	@CONVBODY_OLDEST_PYTHON=$(OLDEST)/bin/python $(PYTEST) tests/backbones/ops/test_library.py
+	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS)
 
 lint: $(READY)    ## check style and types
 	@$(BIN)/ruff check
@@ -58,5 +74,5 @@ format: $(READY)  ## rewrite the sources in the house style
 	@$(BIN)/ruff format
 
 clean:            ## remove what was built or cached (runs, data sets and .venv stay)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(BUILT) backbones/ops/*.so backbones/ops/*.not_built.txt build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

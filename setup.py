@@ -183,23 +183,23 @@ def sources(folder: str, pattern: str) -> list[str]:
 
 def extensions() -> list[Extension]:
     """What there is to build."""
-    headers = sources("csrc", "**/*.h") + sources("csrc", "**/*.cuh")
-    units = {
-        "_C": sources("csrc", "*.cpp") + sources("csrc/cpu", "*.cpp"),
-        "_C_cuda": sources("csrc/cuda", "*.cu") + sources("csrc/cuda", "*.cpp"),
-    }
-    package = ".".join(PACKAGE.parts)
+    shared = sources("csrc", "*.h")
+    cpu = sources("csrc", "*.cpp") + sources("csrc/cpu", "*.cpp"), shared + sources("csrc/cpu", "*.h")
+    cuda = sources("csrc/cuda", "*.cu"), shared + sources("csrc/cuda", "*.h")
     return [
-        Extension(f"{package}.{name}", files, depends=headers, py_limited_api=True, optional=True)
-        for name, files in units.items()
-        if files
+        Extension(
+            ".".join([*PACKAGE.parts, name]), units, depends=headers, py_limited_api=True, optional=True
+        )
+        for name, (units, headers) in {"_C": cpu, "_C_cuda": cuda}.items()
+        if units
     ]
 
 
-wanted = os.environ.get("CONVBODY_NO_EXTENSION", "0") in ("", "0")
-setup(
-    ext_modules=extensions() if wanted else [],
-    cmdclass={"build_ext": BuildKernels},
-    setup_requires=build_requirements() if wanted else [],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+if __name__ == "__main__":
+    wanted = os.environ.get("CONVBODY_NO_EXTENSION", "0") in ("", "0")
+    setup(
+        ext_modules=extensions() if wanted else [],
+        cmdclass={"build_ext": BuildKernels},
+        setup_requires=build_requirements() if wanted else [],
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

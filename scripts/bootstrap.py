@@ -3,9 +3,10 @@
     python3 scripts/bootstrap.py .venv
 
 Creates the environment when it is missing or broken, installs this package into it (editable, with the `dev`
-extra) and checks that torch and torchvision fit each other. It runs before anything is installed, under
-whatever Python the user has: standard library only, and nothing that Python 3.6 cannot parse, so that an old
-Python gets a sentence and not a SyntaxError.
+extra) and checks that torch and torchvision fit each other. The operators are built after that, by make,
+against the torch that this brings. It runs before anything is installed, under whatever Python the user has:
+standard library only, and nothing that Python 3.6 cannot parse, so that an old Python gets a sentence and not
+a SyntaxError.
 """
 
 import os
@@ -24,7 +25,8 @@ def main() -> None:
     require_python(python)
     say(f"Installing convbody and what it needs into {folder} (a few minutes the first time).")
     pip_install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.call([*pip_install, "--editable", ROOT + "[dev]"]) != 0:
+    environment = dict(os.environ, CONVBODY_NO_EXTENSION="1")
+    if subprocess.call([*pip_install, "--editable", ROOT + "[dev]"], env=environment) != 0:
         stop("pip could not install the requirements; its message is above. The same command tries again.")
     if subprocess.call([python, os.path.join(ROOT, "scripts", "check_torch.py")]) != 0:
         sys.exit(2)

@@ -29,6 +29,8 @@ def absent(device: str) -> str | None:
         return f"{SWITCH} is set"
     if device != "cpu" and (reason := absent("cpu")):
         return reason
+    if device == "cuda" and not torch.backends.cuda.is_built():
+        return "this torch has no CUDA"
     path = _FOLDER / f"{_EXTENSIONS[device]}.abi3.so"
     if not path.exists():
         return _why_not_built(path)
