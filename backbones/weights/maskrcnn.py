@@ -85,6 +85,7 @@ LINEAGE = Lineage(
         Rule("backbone.{rest}", "backbone.{rest}"),
         *_retinanet(),
         Rule("rpn.head.conv.{leaf}", "rpn.head.conv.0.0.{leaf}"),
+        Rule("rpn.head.{i}.{rest}", "rpn.head.{i}.{rest}"),  # FBNet's
         Rule("rpn.head.cls_logits.{leaf}", "rpn.head.cls_logits.{leaf}"),
         Rule("rpn.head.bbox_pred.{leaf}", "rpn.head.bbox_pred.{leaf}"),
         *_roi_heads(),

@@ -31,18 +31,22 @@ META_ARCHITECTURES.lazy("RetinaNet", f"{_HEADS}.retinanet:RetinaNet")
 META_ARCHITECTURES.lazy("FCOS", f"{_HEADS}.fcos:FCOS")
 
 RPN_HEADS.lazy("SingleConvRPNHead", f"{_HEADS}.rpn:SingleConvRPNHead")
+RPN_HEADS.lazy("FBNet.rpn_head", f"{_HEADS}.fbnet:build_rpn_head")
 
 BOX_FEATURE_EXTRACTORS.lazy("ResNet50Conv5ROIFeatureExtractor", f"{_HEADS}.conv5:Conv5FeatureExtractor")
 BOX_FEATURE_EXTRACTORS.lazy("FPN2MLPFeatureExtractor", f"{_HEADS}.box:FPN2MLPFeatureExtractor")
 BOX_FEATURE_EXTRACTORS.lazy("FPNXconv1fcFeatureExtractor", f"{_HEADS}.box:FPNXconv1fcFeatureExtractor")
+BOX_FEATURE_EXTRACTORS.lazy("FBNet.roi_head", f"{_HEADS}.fbnet:build_box_head")
 BOX_PREDICTORS.lazy("FastRCNNPredictor", f"{_HEADS}.box:BoxPredictor", "FPNPredictor")
 
 MASK_FEATURE_EXTRACTORS.lazy("ResNet50Conv5ROIFeatureExtractor", f"{_HEADS}.conv5:Conv5FeatureExtractor")
 MASK_FEATURE_EXTRACTORS.lazy("MaskRCNNFPNFeatureExtractor", f"{_HEADS}.mask:MaskRCNNFPNFeatureExtractor")
+MASK_FEATURE_EXTRACTORS.lazy("FBNet.roi_head_mask", f"{_HEADS}.fbnet:build_mask_head")
 MASK_PREDICTORS.lazy("MaskRCNNC4Predictor", f"{_HEADS}.mask:MaskRCNNC4Predictor")
 MASK_PREDICTORS.lazy("MaskRCNNConv1x1Predictor", f"{_HEADS}.mask:MaskRCNNConv1x1Predictor")
 
 KEYPOINT_FEATURE_EXTRACTORS.lazy(
     "KeypointRCNNFeatureExtractor", f"{_HEADS}.keypoint:KeypointRCNNFeatureExtractor"
 )
+KEYPOINT_FEATURE_EXTRACTORS.lazy("FBNet.roi_head_keypoints", f"{_HEADS}.fbnet:build_keypoint_head")
 KEYPOINT_PREDICTORS.lazy("KeypointRCNNPredictor", f"{_HEADS}.keypoint:KeypointRCNNPredictor")

@@ -20,7 +20,7 @@ from convbody.data.errors import DataError
 from convbody.detection import build_detector
 from convbody.detection.data.catalog import find_dataset
 from convbody.training.schedule import build_optimizer
-from registry import UnknownNameError, get_cfg, load_cfg
+from registry import get_cfg, load_cfg
 from registry.merge import dotted_keys
 from registry.tree import value_of
 
@@ -40,12 +40,6 @@ def _published() -> dict[str, Flat]:
 
 
 FACTS = _published()
-# Once FBNet is in the registry, these pass, which is a failure too: then the mark goes.
-NOT_YET = pytest.mark.xfail(raises=UnknownNameError, strict=True, reason="FBNet is not registered")
-
-
-def marked(names: Any) -> list[Any]:
-    return [pytest.param(name, marks=NOT_YET if "fbnet" in name else ()) for name in names]
 
 
 def as_yaml(facts: Mapping[str, Any]) -> str:
@@ -74,7 +68,7 @@ def test_there_are_as_many_as_published():
     assert len(FACTS) == 66
 
 
-@pytest.mark.parametrize("name", marked(FACTS))
+@pytest.mark.parametrize("name", FACTS)
 def test_it_loads_with_every_value(load, name):
     cfg = load(name)
     for key, value in FACTS[name].items():
@@ -82,7 +76,7 @@ def test_it_loads_with_every_value(load, name):
         assert (list(found) if isinstance(found, tuple) else found) == value, key
 
 
-@pytest.mark.parametrize("name", marked(FACTS))
+@pytest.mark.parametrize("name", FACTS)
 def test_its_data_sets_are_known_by_name_and_missed_by_path(load, name, tmp_path, monkeypatch):
     monkeypatch.setenv("CONVBODY_DATASETS", str(tmp_path))
     cfg = load(name)
@@ -91,7 +85,7 @@ def test_its_data_sets_are_known_by_name_and_missed_by_path(load, name, tmp_path
             find_dataset(cfg, dataset)
 
 
-@pytest.mark.parametrize("name", marked(name for name in FACTS if FACTS[name].get("MODEL.WEIGHT")))
+@pytest.mark.parametrize("name", [name for name in FACTS if FACTS[name].get("MODEL.WEIGHT")])
 def test_its_weights_are_in_the_catalogue_and_agree_with_it(load, name):
     cfg = load(name)
     scheme, _, listed = cfg.MODEL.WEIGHT.partition("://")
@@ -117,7 +111,13 @@ CHEAP = {
     "TEST.DETECTIONS_PER_IMG": 3,
     "TEST.BBOX_AUG.SCALES": (48, 80),
 }
-FAST = ("e2e_mask_rcnn_R_50_C4_1x", "e2e_keypoint_rcnn_R_50_FPN_1x", "retinanet/retinanet_R-50-FPN_P5_1x")
+FAST = (
+    "e2e_mask_rcnn_R_50_C4_1x",
+    "e2e_keypoint_rcnn_R_50_FPN_1x",
+    "retinanet/retinanet_R-50-FPN_P5_1x",
+    "e2e_faster_rcnn_fbnet",
+    "e2e_mask_rcnn_fbnet_xirb16d_dsmask",
+)
 
 
 def one_of_each_network() -> list[Any]:
@@ -130,10 +130,7 @@ def one_of_each_network() -> list[Any]:
             if key.startswith(("MODEL.", "TEST.BBOX_AUG.")) and key not in CHEAP and "TOP_N" not in key
         }
         found.setdefault(json.dumps(network, sort_keys=True), name)
-    return [
-        pytest.param(name, marks=NOT_YET if "fbnet" in name else () if name in FAST else pytest.mark.slow)
-        for name in found.values()
-    ]
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in found.values()]
 
 
 def target() -> dict[str, torch.Tensor]:
@@ -222,15 +219,7 @@ def published_defaults() -> dict[str, Flat]:
 DEFAULTS = published_defaults()
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        pytest.param(
-            section, marks=pytest.mark.xfail(raises=KeyError, strict=True) if "FBNET" in section else ()
-        )
-        for section in DEFAULTS
-    ],
-)
+@pytest.mark.parametrize("section", DEFAULTS)
 def test_every_published_key_has_its_published_default_and_type(section):
     cfg = get_cfg()
     node = value_of(cfg, section) if section else cfg
