@@ -11,4 +11,19 @@ STABLE_TORCH_LIBRARY(convbody, m) {
       "deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
       "int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, bool deterministic) "
       "-> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, Tensor grad_mask)");
+
+  // Mean and biased variance of every channel: (C,), float32, or float64 of a float64 input, as all parameters are.
+  m.def("activated_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
+  // activation((input - mean) / sqrt(var + eps) * weight + bias); a weight nearer to 0 than eps acts as eps.
+  m.def(
+      "activated_norm(Tensor input, Tensor mean, Tensor var, Tensor weight, Tensor bias, float eps, "
+      "str activation, float slope) -> Tensor");
+  // The gradients of weight and bias, (2, C), from the output and its gradient.
+  m.def(
+      "activated_norm_sums(Tensor grad, Tensor output, Tensor weight, Tensor bias, float eps, "
+      "str activation, float slope) -> Tensor");
+  // The gradient of the input; means are those sums, of all processes, divided by the number of values per channel.
+  m.def(
+      "activated_norm_backward(Tensor grad, Tensor output, Tensor var, Tensor weight, Tensor bias, Tensor means, "
+      "float eps, str activation, float slope) -> Tensor");
 }

@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backbones.layers.norm import SyncBatchNorm
-from backbones.ops.activated_norm import ACTIVATIONS, activate_, activated_batch_norm, require_statistics
+from backbones.ops.activated_norm import ACTIVATIONS, activated_batch_norm, require_statistics
+from backbones.ops.activated_norm_fallback import activate_
 from registry import ConvbodyError
 
 
@@ -70,8 +71,8 @@ class ActivatedBatchNorm2d(nn.BatchNorm2d):
         )
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var, self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
         return y
 
     def _folded(self, x: Tensor) -> Tensor:

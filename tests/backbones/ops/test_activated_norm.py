@@ -1,13 +1,32 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones.ops.activated_norm import ACTIVATIONS, activated_batch_norm, away_from_zero
+from backbones.ops import activated_norm, activated_norm_fallback
+from backbones.ops.activated_norm import ACTIVATIONS, activated_batch_norm
+from backbones.ops.activated_norm_fallback import away_from_zero
 from registry import ConvbodyError
 
 EPS = 1e-5
+
+
+@pytest.fixture(autouse=True, scope="module", params=["operators", "fallback"])
+def kernels(request):
+    """The operators, which the extension serves where it is built, and what serves without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "fallback":
+            without = SimpleNamespace(
+                activated_norm_statistics=activated_norm_fallback.statistics,
+                activated_norm=activated_norm_fallback.forward,
+                activated_norm_sums=activated_norm_fallback.sums,
+                activated_norm_backward=activated_norm_fallback.backward,
+            )
+            patch.setattr(activated_norm, "_ops", without)
+        yield
 
 
 def reference(x, weight, bias, activation, slope):
@@ -38,6 +57,45 @@ def test_it_is_batch_norm_and_activation_with_their_gradients(activation):
     (wanted * factors).sum().backward()
     for own, other in zip(tensors, others, strict=True):
         torch.testing.assert_close(own.grad, other.grad, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_half_types_are_computed_in_float32(dtype, tolerance, layout):
+    x, weight, bias = (t.detach() for t in inputs(torch.float32))
+    leaves = [x.to(dtype, memory_format=layout).requires_grad_(), weight.requires_grad_(), bias]
+    y, mean, _ = activated_batch_norm(*leaves, EPS, "leaky_relu", 0.1)
+    y.float().square().sum().backward()
+    others = [leaves[0].detach().float().requires_grad_(), weight.detach().clone().requires_grad_(), bias]
+    reference(*others, "leaky_relu", 0.1).square().sum().backward()
+    assert y.dtype == leaves[0].grad.dtype == dtype
+    assert mean.dtype == weight.grad.dtype == torch.float32
+    assert y.is_contiguous(memory_format=layout)
+    assert leaves[0].grad.is_contiguous(memory_format=layout)
+    close = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(leaves[0].grad.float(), others[0].grad, **close)
+    torch.testing.assert_close(weight.grad, others[1].grad, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_a_network_of_a_half_type_has_parameters_of_it():
+    x, weight, bias = (t.detach().bfloat16().requires_grad_() for t in inputs(torch.float32))
+    y, _, _ = activated_batch_norm(x, weight, bias, EPS, "leaky_relu", 0.1)
+    y.float().square().sum().backward()
+    assert y.dtype == weight.grad.dtype == bias.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-3, 1e3, 1e15])
+def test_values_of_any_size(scale):
+    x, weight, bias = (t.detach() for t in inputs(torch.float32))
+    factors = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    leaf, other = (x * scale).requires_grad_(), (x * scale).double().requires_grad_()
+    y, _, _ = activated_batch_norm(leaf, weight, bias, EPS, "leaky_relu", 0.1)
+    wanted = reference(other, weight.double(), bias.double(), "leaky_relu", 0.1)
+    (y * factors).sum().backward()
+    (wanted * factors).sum().backward()
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-5)
+    size = other.grad.abs().max()
+    torch.testing.assert_close(leaf.grad.double() / size, other.grad / size, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -110,3 +168,22 @@ def test_a_batch_without_statistics_is_one_line(shape):
     with pytest.raises(ConvbodyError, match=r"at least two values per channel.*evaluation mode") as caught:
         activated_batch_norm(torch.zeros(shape), torch.ones(8), torch.zeros(8), EPS, "identity", 0.01)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_it_compiles_whole_for_any_batch():
+    torch._dynamo.reset()
+    _, weight, bias = (t.detach() for t in inputs(torch.float32))
+
+    def call(x):
+        return activated_batch_norm(x, weight, bias, EPS, "leaky_relu", 0.1)[0].sin()
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    for count in (3, 4):
+        x = torch.randn(count, 8, 5, count, generator=torch.Generator().manual_seed(count))
+        leaves = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [compiled(leaves[0]), call(leaves[1])]
+        torch.testing.assert_close(*outputs)
+        for y in outputs:
+            y.sum().backward()
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
