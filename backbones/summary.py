@@ -1,18 +1,17 @@
-"""What can be named in CONV_BODY, and what each name costs and gives."""
+"""What a backbone costs and gives: parameters, multiply-adds and features."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
 from backbones.build import CONV_BODY, build_backbone
 from backbones.spec import FeatureInfo
-from registry import BACKBONES, BODIES, NECKS, load_cfg, parse_conv_body
+from registry import load_cfg
 
 
 @dataclass(frozen=True)
@@ -27,34 +26,6 @@ class Summary:
     parameters: int
     gflops: float
     features: tuple[FeatureInfo, ...]
-
-
-def backbone_names(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern: those registered whole, every body, every body with every neck.
-
-    ``timm/*`` stands for all timm models; a pattern that begins with ``timm/`` lists them, when timm is
-    installed. A name that holds no wildcard is given back as it is.
-
-    Raises:
-        UnknownNameError: nothing matches; says the nearest names.
-    """
-    if not set(pattern) & set("*?["):
-        parse_conv_body(pattern)
-        return [pattern]
-    bodies = BODIES.names()
-    if pattern.startswith("timm/"):
-        bodies = [f"timm/{model}" for model in _timm_models()]
-    composed = [name for body in bodies for name in (body, *(f"{body}-{neck}" for neck in NECKS.names()))]
-    names = [name for name in BACKBONES.names() + composed if fnmatchcase(name, pattern)]
-    if not names:
-        parse_conv_body(pattern)
-    return names
-
-
-def defined_in(name: str) -> str:
-    """``file:line`` of the body, or of the backbone registered whole, that ``name`` asks for."""
-    parsed = parse_conv_body(name)
-    return str((BACKBONES if parsed.whole else BODIES).find(parsed.body))
 
 
 def summarise(name: str, size: tuple[int, int], opts: Sequence[Any] = ()) -> Summary:
@@ -87,11 +58,3 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """Two matrix products: queries (..., L, E) by keys (..., S, E), the result by values."""
     query, key = inputs[0].type().sizes(), inputs[1].type().sizes()
     return int(2 * torch.Size(query).numel() * key[-2])
-
-
-def _timm_models() -> list[str]:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        return ["*"]
-    return list(timm.list_models())

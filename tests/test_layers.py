@@ -17,6 +17,11 @@ NOT_INSTALLED = ["tests", "scripts", "benchmarks"]
 # Modules that configs and the registry read before anything is built.
 LIGHT = ["registry/**/*.py", "**/config.py", "**/__init__.py"]
 HEAVY = {"torch", "torchvision", "timm", "pycocotools", "jinja2"}
+# What a program that builds one of our own backbones does without, torch apart.
+ELSEWHERE = {
+    *("torchvision", "timm", "PIL", "pycocotools", "hotcoco", "matplotlib", "fvcore", "iopath", "jinja2"),
+    *("tensorboard", "onnx", "onnxruntime", "safetensors", "scipy"),
+}
 
 
 def sources(*patterns: str) -> list[str]:
@@ -106,7 +111,9 @@ def test_the_check_itself_tells_up_from_down(path: str, source: str, wrong: bool
         "import registry; registry.get_cfg()",
         "import registry; registry.load_cfg(None, ['MODEL.BACKBONE.CONV_BODY', 'R-101-FPN'])",
         "import backbones",
+        "from backbones.listing import *; [defined_in(name) for name in backbone_names()]",
         "import convbody",
+        "import convbody.cli",
         "import convbody.training",
         "import convbody.detection",
         "import convbody.detection.data",
@@ -114,7 +121,24 @@ def test_the_check_itself_tells_up_from_down(path: str, source: str, wrong: bool
 )
 def test_imports_are_quick(statement: str) -> None:
     """Nothing heavy is loaded, and so nothing is built."""
-    check = f"import sys; {statement}; print(*sorted({HEAVY} & set(sys.modules)))"
+    assert loaded_by(statement) & (HEAVY | ELSEWHERE) == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from backbones import *",
+        "from backbones import build_backbone; from registry import load_cfg; build_backbone(load_cfg(None))",
+    ],
+)
+def test_a_backbone_loads_torch_and_little_else(statement: str) -> None:
+    loaded = loaded_by(statement)
+    assert "torch" in loaded and loaded & ELSEWHERE == set()
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh Python holds after a statement."""
+    check = f"{statement}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == []
+    return set(result.stdout.split())

@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from backbones.summary import backbone_names, defined_in, summarise
+from backbones.listing import backbone_names, defined_in
 from convbody.cli import run
 from registry import ConvbodyError
 from registry.plugins import load_plugins
@@ -37,6 +37,8 @@ def row(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "defined_in": shorter(defined_in(name))}
     if size is None or "*" in name:
         return entry
+    from backbones.summary import summarise  # loads torch, which a list of names does without
+
     try:
         return entry | asdict(summarise(name, size))
     except ConvbodyError as error:  # one that cannot be built with defaults must not hide the others

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from backbones import Backbone, FeatureInfo, assert_backbone_contract
-from backbones.summary import backbone_names
+from backbones.listing import backbone_names
 from registry import BACKBONES, BODIES
 
 NARROW = ("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 32)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backbones.summary import backbone_names, summarise
+from backbones.listing import backbone_names
+from backbones.summary import summarise
 from registry import UnknownNameError
 
 ROOT = Path(__file__).resolve().parents[2]
