@@ -34,15 +34,19 @@ $(BUILT): $(READY) $(shell find csrc -type f)
 	@$(BIN)/python -m backbones.ops
 	@touch $@
 
-# Another body has no weights to start from here, so it trains from scratch with a configuration made for that.
+# Other bodies have no weights to start from here, so they train from scratch with a configuration made for that.
+QUICKSTART_DATA := trees
 ifeq ($(BODY),timm/tf_efficientnet_lite0-FPN)
 QUICKSTART_CONFIG := configs/quickstart/trees.yaml
+else ifeq ($(BODY),FBNet-mobilenet_v2-FPN)
+QUICKSTART_CONFIG := configs/quickstart/mobilenet_v2.yaml
+QUICKSTART_DATA := trees mobilenet-v2
 else
 QUICKSTART_CONFIG := configs/quickstart/scratch.yaml
 endif
 
 quickstart: $(BUILT)  ## train and evaluate a detector on real photographs [BODY=R-18-FPN]
-	@$(BIN)/python tools/prepare_data.py trees
+	@for data in $(QUICKSTART_DATA); do $(BIN)/python tools/prepare_data.py $$data || exit; done
 	@$(BIN)/python tools/train_net.py --config-file $(QUICKSTART_CONFIG) \
 		--resume MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
 	@echo "The report: $(OUTPUT)/report.html"

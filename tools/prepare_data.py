@@ -1,6 +1,7 @@
 """Make the data sets that this project trains on, or list all that it knows by name.
 
     python tools/prepare_data.py trees        tree crowns on aerial photographs, and ImageNet weights
+    python tools/prepare_data.py mobilenet-v2 ImageNet weights of MobileNetV2
     python tools/prepare_data.py synthetic    circles, squares and triangles with masks and keypoints
     python tools/prepare_data.py list         every data set known by name, and whether it is there
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from convbody.cli import run
 from convbody.data.files import datasets_root
 from convbody.detection.data.catalog import catalog
+from convbody.detection.data.prepare.mobilenet import prepare_mobilenet_v2
 from convbody.detection.data.prepare.trees import TileSettings, prepare_trees
 from convbody.detection.data.synthetic import make_synthetic
 from registry import get_cfg
@@ -36,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     synthetic.add_argument("--size", type=int, default=128, help="side of an image in pixels (128)")
     synthetic.add_argument("--seed", type=int, default=0)
+    mobilenet = commands.add_parser("mobilenet-v2", help="ImageNet weights of MobileNetV2")
+    mobilenet.add_argument(
+        "--output", type=Path, help="folder to write to (default: mobilenet_v2 in the data sets' root)"
+    )
     commands.add_parser("list", help="every data set known by name")
     return top
 
@@ -45,6 +51,10 @@ def main() -> None:
     if args.command == "trees":
         folder = args.output or datasets_root() / "trees"
         new = prepare_trees(folder, datasets_root() / "downloads", TileSettings(args.tile, args.overlap))
+        print(f"{'written to' if new else 'already in'} {folder}")
+    elif args.command == "mobilenet-v2":
+        folder = args.output or datasets_root() / "mobilenet_v2"
+        new = prepare_mobilenet_v2(folder, datasets_root() / "downloads")
         print(f"{'written to' if new else 'already in'} {folder}")
     elif args.command == "synthetic":
         folder = args.output or datasets_root() / "synthetic"

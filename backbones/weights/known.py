@@ -22,6 +22,7 @@ DETECTRON2_RESNEXT = replace(DETECTRON2, std=(57.375, 57.12, 58.395), stride_in_
 TORCHVISION = WeightContract(
     "RGB", 1, tuple(IMAGENET_MEAN), tuple(IMAGENET_STD), stride_in_1x1=False, norm_epsilon=1e-5
 )
+MOBILENET_V2 = replace(TORCHVISION, stride_in_1x1=None)
 #: torchvision's first detectors, whose frozen batch norms have no epsilon.
 TORCHVISION_V1 = replace(TORCHVISION, norm_epsilon=0.0)
 _V1_DETECTORS = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet")
@@ -68,6 +69,8 @@ def _of_torchvision(name: str) -> WeightContract | None:
         weights = query.removeprefix("weights=") or "DEFAULT"
         v1 = get_model_weights(model)[weights].name == "COCO_V1"
         return TORCHVISION_V1 if v1 and model.startswith(_V1_DETECTORS) else TORCHVISION
+    if model == "mobilenet_v2":
+        return MOBILENET_V2
     resnet = model.startswith(("resnet", "resnext", "wide_resnet")) or "_resnet50_fpn" in model
     return TORCHVISION if resnet else None
 
@@ -95,6 +98,8 @@ def _of_tensors(state: Mapping[str, Tensor]) -> WeightContract | None:
         if "conv1_gn_s" in state:
             return CAFFE2_GN
         return CAFFE2_RESNEXT if grouped else CAFFE2
+    if {"features.1.conv.0.0.weight", "features.17.conv.1.0.weight", "features.18.0.weight"} <= state.keys():
+        return MOBILENET_V2
     # A whole classifier in the names that torchvision chose. Its bodies alone may have come from elsewhere.
     classifier = {
         "conv1.weight",

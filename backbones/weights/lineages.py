@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backbones.weights import caffe2, detectron2, maskrcnn, timm, torchvision, tresnet
+from backbones.weights import caffe2, detectron2, fbnet, maskrcnn, timm, torchvision, tresnet
 from backbones.weights.rules import Lineage, Rule
 
 #: Our own names, in files of a detector, of a backbone or of a body alone.
@@ -22,5 +22,7 @@ LINEAGES: tuple[Lineage, ...] = (
     torchvision.LINEAGE,
     tresnet.OFFICIAL,
     tresnet.TIMM,
+    fbnet.MOBILENET_V2,
+    fbnet.FBNET_C,
     timm.LINEAGE,
 )

