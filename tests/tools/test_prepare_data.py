@@ -4,11 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def prepare(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CONVBODY_DATASETS": str(root), "PIP_NO_INDEX": "1"}
+def prepare(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "CONVBODY_DATASETS": str(root),
+        "PIP_NO_INDEX": "1",
+    } | variables
     command = [sys.executable, str(ROOT / "tools" / "prepare_data.py"), *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -36,4 +43,27 @@ def test_without_a_registry_it_ends_in_a_sentence(tmp_path: Path):
 
 def test_the_command_is_asked_for(tmp_path: Path):
     done = prepare(tmp_path)
-    assert done.returncode == 2 and "{trees,synthetic,list}" in done.stderr
+    assert done.returncode == 2 and "{trees,synthetic," in done.stderr
+
+
+@pytest.mark.parametrize(("command", "client"), [("fashion-mnist", "apt-get"), ("digits", "npm")])
+@pytest.mark.parametrize("there", [False, True])
+def test_labelled_images_without_a_registry_end_in_a_sentence(
+    tmp_path: Path, command: str, client: str, there: bool
+):
+    """Whether the client is missing, or cannot reach its registry."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if there:
+        (programs / client).write_text("#!/bin/sh\necho 'E: cannot reach it' >&2; exit 1\n")
+        (programs / client).chmod(0o755)
+    done = prepare(tmp_path, command, PATH=f"{programs}:/nowhere" if not there else f"{programs}:/bin")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert ("cannot reach it" if there else f"no program {client}") in done.stderr
+    assert str(tmp_path / "downloads") in done.stderr
+
+
+def test_labelled_images_are_listed(tmp_path: Path):
+    listed = prepare(tmp_path, "list").stdout
+    assert "missing  fashion_mnist_train" in listed and "missing  imagenet_val" in listed

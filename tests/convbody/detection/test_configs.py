@@ -11,7 +11,9 @@ from registry import load_cfg
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml") if path.stem != "base"
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.stem != "base" and path.parent.name != "classification"
 )
 
 

@@ -1,0 +1,1 @@
+"""Small real data sets out of package registries, as MNIST files."""

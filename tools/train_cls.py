@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Trains and evaluates a classifier: the first weights of a backbone.
+
+    python tools/train_cls.py --config-file configs/classification/digits_R_20.yaml [KEY VALUE ...]
+    python tools/train_cls.py --config-file ... --resume
+    torchrun --nproc-per-node 4 tools/train_cls.py --config-file ...
+
+Everything that the run writes goes into OUTPUT_DIR; body.pth there is a file for MODEL.WEIGHT of a detector.
+"""
+
+from __future__ import annotations
+
+from convbody import cli
+
+
+def main() -> None:
+    parser = cli.common_parser(__doc__)
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHT, or the best checkpoint"
+    )
+    args = cli.parse(parser)
+    cfg = cli.load_config(args)
+    if args.eval_only:
+        from convbody.classification.evaluation import evaluate_checkpoint
+
+        evaluate_checkpoint(cfg)
+    else:
+        from convbody.classification.train import train_classifier
+
+        train_classifier(cfg, resume=args.resume)
+
+
+if __name__ == "__main__":
+    cli.run(main)
