@@ -1,10 +1,11 @@
 // The backward pass. Channels go in blocks whose weights fit a bound; output positions go in chunks, each in three
-// steps that threads share in different ways, so that no two ever add to the same place:
+// steps that threads share in different ways, so that no two ever add to the same place. They wait for each other
+// after the first, and after the others:
 //   1. over positions: the gradient of the columns (a product), the columns again (sampled), and from both the
 //      gradients of offset and mask;
 //   2. over channels: the columns' gradients are added to the pixels they were sampled from;
 //   3. over taps and channels: the products with the columns are added to the weight's gradient.
-// Every sum is made in the order of the positions whatever the number of threads: the result is always the same.
+// Every sum is made in one order whatever the number of threads: the result is always the same.
 
 #pragma once
 
@@ -50,12 +51,13 @@ class Backward {
 
  private:
   static constexpr int64_t kChunkColumns = 1 << 13;  // of one position, over all taps
+  static constexpr int64_t kLine = 64 / sizeof(A);   // values of a cache line
 
   struct Block {
     Range panels, channels, outputs, offset_groups;
     std::vector<Run> runs;
     int64_t columns_row, grads_row, turned_row;  // of the matrices in Scratch
-    int64_t chunk;                               // positions of a chunk
+    int64_t rows, chunk;                         // positions of a tile, and of a chunk: a tile for each thread
   };
 
   Block make_block(Range panels) const {
@@ -75,7 +77,8 @@ class Backward {
     block.grads_row = block.outputs.size() + kRowPadding;
     const int64_t row_bytes = (2 * g.taps() * block.columns_row + 2 * block.grads_row + 4) * sizeof(A) +
                               block.offset_groups.size() * g.taps() * sizeof(Sample<A>);
-    block.chunk = slots * tile_rows(2 * kTileBytes / row_bytes, kernel.rows);
+    block.rows = tile_rows(2 * kTileBytes / row_bytes, 2 * kTileRows, kernel.rows);
+    block.chunk = slots * block.rows;
     block.turned_row = block.chunk + kRowPadding;
     return block;
   }
@@ -113,8 +116,10 @@ class Backward {
       for (int64_t begin = 0; begin < g.out_positions(); begin += block.chunk) {
         const int64_t count = std::min(block.chunk, g.out_positions() - begin);
         differentiate_columns(block, n, begin, count, pixels, s);
-        scatter_columns(block, count, sums, s);
-        add_to_weight(block, count, s);
+        run_on_threads(slots, [&](int64_t slot) {
+          scatter_columns(block, count, share_of(divide_up(block.channels.size(), kLine), slots, slot), sums, s);
+          add_to_weight(block, count, share_of(g.taps() * block.panels.size(), slots, slot), s);
+        });
       }
       if (!out_in_place) {
         copy_from_pixels(g, s.image_sums.data(), to_image, n, block.channels, slots);
@@ -212,39 +217,37 @@ class Backward {
     }
   }
 
-  // Step 2. Threads take whole cache lines of channels.
-  void scatter_columns(const Block& block, int64_t count, Pixels<A> sums, const Scratch& s) const {
-    constexpr int64_t line = 64 / sizeof(A);
-    const int64_t channels = block.channels.size();
-    split_over_threads(divide_up(channels, line), slots, [&](int64_t, int64_t begin, int64_t end) {
-      const Range mine{block.channels.begin + begin * line, block.channels.begin + std::min(channels, end * line)};
+  // Step 2, for some of the cache lines of channels. Tile by tile, so that the order of the additions is the same
+  // whatever the size of a chunk.
+  void scatter_columns(const Block& block, int64_t count, Range lines, Pixels<A> sums, const Scratch& s) const {
+    const Range mine{block.channels.begin + lines.begin * kLine,
+                     block.channels.begin + std::min(block.channels.size(), lines.end * kLine)};
+    for (int64_t row = 0; row < count; row += block.rows) {
       for (int64_t tap = 0; tap < g.taps(); ++tap) {
+        const A* column_grads = s.column_grads.data() + (tap * block.chunk + row) * block.columns_row;
         for (const Run& run : block.runs) {
           const Range part = intersection(mine, {run.channel, run.channel + run.length});
           if (part.size() > 0) {
-            const int64_t column = tap * block.chunk * block.columns_row + run.column + part.begin - run.channel;
-            kernel.scatter(tap_samples(block, run.offset_group, tap, s), count, s.column_grads.data() + column,
-                           block.columns_row, part.size(),
+            kernel.scatter(tap_samples(block, run.offset_group, tap, s) + row, std::min(block.rows, count - row),
+                           column_grads + run.column + part.begin - run.channel, block.columns_row, part.size(),
                            {sums.data + part.begin - block.channels.begin, sums.stride});
           }
         }
       }
-    });
+    }
   }
 
-  // Step 3: the gradients, transposed, times the columns.
-  void add_to_weight(const Block& block, int64_t count, const Scratch& s) const {
-    split_over_threads(g.taps() * block.panels.size(), slots, [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t tap = unit / block.panels.size(), panel = block.panels.begin + unit % block.panels.size();
-        const int64_t output = group_of(panel) * g.group_out_channels() - block.outputs.begin;
-        const A* columns = s.columns.data() + tap * block.chunk * block.columns_row +
-                           (panel - block.panels.begin) * kernel.panel;
-        multiply_panel(kernel, g.group_out_channels(), count, s.turned_grads.data() + output * block.turned_row,
-                       block.turned_row, columns, block.columns_row,
-                       s.weight_sums.data() + weight_panel(block, tap, panel), kernel.panel);
-      }
-    });
+  // Step 3, for some of the panels of all taps: the gradients, transposed, times the columns.
+  void add_to_weight(const Block& block, int64_t count, Range units, const Scratch& s) const {
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      const int64_t tap = unit / block.panels.size(), panel = block.panels.begin + unit % block.panels.size();
+      const int64_t output = group_of(panel) * g.group_out_channels() - block.outputs.begin;
+      const A* columns =
+          s.columns.data() + tap * block.chunk * block.columns_row + (panel - block.panels.begin) * kernel.panel;
+      multiply_panel(kernel, g.group_out_channels(), count, s.turned_grads.data() + output * block.turned_row,
+                     block.turned_row, columns, block.columns_row,
+                     s.weight_sums.data() + weight_panel(block, tap, panel), kernel.panel);
+    }
   }
 
   // The output's gradients at some positions, both ways round: each product reads along its rows. Turned in blocks
@@ -288,8 +291,8 @@ class Backward {
         const Range channels = channels_of(panel);
         const int64_t group = group_of(panel);
         for (int64_t o = 0; o < g.group_out_channels(); ++o) {
-          for (int64_t c = channels.begin; c < channels.end; ++c) {
-            for (int64_t tap = 0; tap < g.taps(); ++tap) {
+          for (int64_t tap = 0; tap < g.taps(); ++tap) {
+            for (int64_t c = channels.begin; c < channels.end; ++c) {
               visit(group * g.group_out_channels() + o, c % g.group_channels(), tap,
                     weight_panel(block, tap, panel) + o * kernel.panel + c - channels.begin);
             }

@@ -79,7 +79,7 @@ class Forward {
     const auto runs = runs_of(g, slab.channels, [&](int64_t c) { return c - slab.channels.begin; });
     const int64_t columns_row = slab.channels.size() + kRowPadding;
     const int64_t row_bytes = (columns_row + slab.sums_row) * sizeof(A) + sizeof(Sample<A>);
-    const int64_t rows = tile_rows(kTileBytes / row_bytes, kernel.rows);
+    const int64_t rows = tile_rows(kTileBytes / row_bytes, kTileRows, kernel.rows);
     Buffer<A> columns(slots * rows * columns_row), tile_sums(band_sums ? 0 : slots * rows * slab.sums_row);
     Buffer<Sample<A>> samples(slots * rows);
 

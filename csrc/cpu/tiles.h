@@ -49,9 +49,9 @@ inline std::vector<Range> even_blocks(int64_t count, int64_t limit) {
   return blocks;
 }
 
-// Rows of a tile that may have `limit`: whole blocks of the kernel where there is room for one.
-inline int64_t tile_rows(int64_t limit, int64_t block) {
-  const int64_t rows = std::min(limit, kTileRows);
+// Rows of a tile: what `room` and `most` allow, in whole blocks of the kernel where one fits.
+inline int64_t tile_rows(int64_t room, int64_t most, int64_t block) {
+  const int64_t rows = std::min(room, most);
   return rows >= block ? rows / block * block : std::max<int64_t>(1, rows);
 }
 
@@ -84,16 +84,28 @@ class Buffer {
 
 inline int64_t thread_count() { return static_cast<int64_t>(torch::stable::get_num_threads()); }
 
+// Calls work(slot) once for each thread, and returns when all are done.
+template <class Work>
+void run_on_threads(int64_t slots, const Work& work) {
+  torch::stable::parallel_for(0, slots, 1, [&](int64_t first, int64_t last) {
+    for (int64_t slot = first; slot < last; ++slot) {
+      work(slot);
+    }
+  });
+}
+
+// A thread's part of [0, count); it may be empty.
+inline Range share_of(int64_t count, int64_t slots, int64_t slot) {
+  return {count * slot / slots, count * (slot + 1) / slots};
+}
+
 // Splits [0, count) into one range for each thread and calls work(slot, begin, end): slot picks the thread's scratch.
 template <class Work>
 void split_over_threads(int64_t count, int64_t slots, const Work& work) {
-  const int64_t share = divide_up(count, slots);
-  torch::stable::parallel_for(0, slots, 1, [&](int64_t first, int64_t last) {
-    for (int64_t slot = first; slot < last; ++slot) {
-      const int64_t begin = slot * share, end = std::min(count, begin + share);
-      if (begin < end) {
-        work(slot, begin, end);
-      }
+  run_on_threads(slots, [&](int64_t slot) {
+    const Range share = share_of(count, slots, slot);
+    if (share.size() > 0) {
+      work(slot, share.begin, share.end);
     }
   });
 }
