@@ -41,7 +41,8 @@ def find_architecture(name: str, cfg: Config, key: str = ARCH) -> Architecture:
         UnknownNameError: nothing is called so.
         ConfigError: it cannot be built, or two different ones are called so.
     """
-    found = [parse_architecture(each.definition, name, each.where) for each in _sources(name, cfg, key)]
+    title = Path(name).stem if _is_path(name) else name
+    found = [parse_architecture(each.definition, title, each.where) for each in _sources(name, cfg, key)]
     if not found:
         known = {*FBNET_ARCHS.names(), *(path.stem for folder in _folders(cfg) for path in _files(folder))}
         raise UnknownNameError(
@@ -62,7 +63,7 @@ def _sources(name: str, cfg: Config, key: str) -> Iterator[Source]:
     inline = cfg.MODEL.FBNET.ARCH_DEF
     if inline:
         yield inline_source(_from_json(inline, cfg), f"{ARCH_DEF}, {source_phrase(source_of(cfg, ARCH_DEF))}")
-    if name.endswith((".yaml", ".yml")):
+    if _is_path(name):
         yield read_source(_locate(name, cfg, key))
         return
     for folder in _folders(cfg):
@@ -72,6 +73,10 @@ def _sources(name: str, cfg: Config, key: str) -> Iterator[Source]:
     if name in FBNET_ARCHS:
         known = FBNET_ARCHS[name]
         yield inline_source(known, f"entry {name!r}") if isinstance(known, Mapping) else read_source(known)
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _from_json(text: str, cfg: Config) -> Any:
