@@ -81,19 +81,19 @@ inline Tensor empty_tensor(const std::vector<int64_t>& sizes, const Tensor& like
 // An argument beside the input: its type and device must be the input's.
 inline void check_goes_with_input(const Tensor& tensor, const char* name, const Tensor& input) {
   STD_TORCH_CHECK(
-      tensor.scalar_type() == input.scalar_type(), "deform_conv2d: ", name, " is of type ",
-      torch::headeronly::toString(tensor.scalar_type()), " and the input of type ",
-      torch::headeronly::toString(input.scalar_type()), "; they must agree");
+      tensor.scalar_type() == input.scalar_type(), "deform_conv2d: ", name, " of shape ", shape_of(tensor),
+      " is of type ", torch::headeronly::toString(tensor.scalar_type()), ", the input of shape ", shape_of(input),
+      " of type ", torch::headeronly::toString(input.scalar_type()), "; they must agree");
   STD_TORCH_CHECK(
       tensor.device() == input.device(), "deform_conv2d: ", name, " of shape ", shape_of(tensor),
-      " and the input of shape ", shape_of(input), " are on different devices");
+      " and the input of shape ", shape_of(input), " are on different devices; they must agree");
 }
 
 inline void check_shape(const Tensor& tensor, const char* name, const std::vector<int64_t>& wanted, const Tensor& input,
                         const Tensor& weight) {
   STD_TORCH_CHECK(
-      sizes_of(tensor) == wanted, "deform_conv2d: ", name, " has shape ", shape_of(tensor), " but must have ",
-      to_string(wanted), " for an input of shape ", shape_of(input), " and a weight of shape ", shape_of(weight));
+      sizes_of(tensor) == wanted, "deform_conv2d: ", name, " has shape ", shape_of(tensor), ", not ",
+      to_string(wanted), ", for an input of shape ", shape_of(input), " and a weight of shape ", shape_of(weight));
 }
 
 // Parameters below 2^31 keep every product of two of them, and so every position, inside 64 bits.
@@ -125,8 +125,8 @@ inline DeformConvGeometry check_deform_conv2d(
   STD_TORCH_CHECK(
       type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
           type == ScalarType::BFloat16,
-      "deform_conv2d: the input is of type ", torch::headeronly::toString(type),
-      " but must be float64, float32, float16 or bfloat16");
+      "deform_conv2d: the input of shape ", shape_of(input), " is of type ", torch::headeronly::toString(type),
+      "; it works on float64, float32, float16 and bfloat16");
   STD_TORCH_CHECK(
       input.dim() == 4 && weight.dim() == 4 && offset.dim() == 4,
       "deform_conv2d: input, offset and weight must have 4 dimensions, not shapes ", shape_of(input), ", ",
@@ -140,7 +140,8 @@ inline DeformConvGeometry check_deform_conv2d(
   g.batch = input.size(0), g.channels = input.size(1), g.height = input.size(2), g.width = input.size(3);
   g.out_channels = weight.size(0), g.kernel_h = weight.size(2), g.kernel_w = weight.size(3);
   STD_TORCH_CHECK(
-      weight.numel() > 0, "deform_conv2d: the weight has no elements: shape ", shape_of(weight));
+      weight.numel() > 0, "deform_conv2d: the weight has no elements: shape ", shape_of(weight),
+      ", for an input of shape ", shape_of(input));
 
   g.groups = g.channels / weight.size(1);
   STD_TORCH_CHECK(

@@ -34,7 +34,10 @@ def check_arguments(
     taps = kernel[0] * kernel[1]
     whose = f"an input of shape {_shape(input)} and a weight of shape {_shape(weight)}"
     if taps == 0 or group_channels == 0 or out_channels == 0:
-        raise ArgumentError(f"deform_conv2d: the weight has no elements: shape {_shape(weight)}")
+        raise ArgumentError(
+            f"deform_conv2d: the weight has no elements: shape {_shape(weight)}, for an input of shape "
+            f"{_shape(input)}"
+        )
     groups = channels // group_channels
     if groups == 0 or channels % group_channels or out_channels % groups:
         raise ArgumentError(f"deform_conv2d: the channels do not divide into groups, for {whose}")
@@ -60,7 +63,8 @@ def check_arguments(
 def _check_kinds(input: Tensor, others: dict[str, Tensor]) -> None:
     if input.dtype not in _TYPES:
         raise ArgumentError(
-            f"deform_conv2d: the input is {input.dtype}; it works on float64, float32, float16 and bfloat16"
+            f"deform_conv2d: the input of shape {_shape(input)} is {input.dtype}; it works on float64, "
+            "float32, float16 and bfloat16"
         )
     for name, tensor in {"input": input, **others}.items():
         if name != "bias" and tensor.dim() != 4:

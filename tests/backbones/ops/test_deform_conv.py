@@ -114,7 +114,7 @@ def test_deterministic_gradients(new_case, deterministic):
 
 REFUSED = {
     "type": (lambda t: [t[0].float(), *t[1:]], "is torch.float64.*is torch.float32"),
-    "integers": (lambda t: [t[0].int(), *t[1:]], "input is torch.int32"),
+    "integers": (lambda t: [t[0].int(), *t[1:]], r"input of shape \(2, 4, 4, 3\) is torch.int32"),
     "device": (lambda t: [*t[:2], t[2].to("meta"), *t[3:]], "meta.*cpu"),
     "dimensions": (lambda t: [t[0][0], *t[1:]], r"input of shape \(4, 4, 3\) must have 4 dimensions"),
     "offset size": (
@@ -142,10 +142,30 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_in_one_line_with_both_shapes(new_case, what):
     spoil, message = REFUSED[what]
     case = new_case()
+    tensors = case.tensors()
+    given = spoil(tensors)
     with pytest.raises(ArgumentError, match=message) as caught:
-        call(case, *spoil(case.tensors()))
+        call(case, *given)
     assert isinstance(caught.value, ConvbodyError) and isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
+    names_both(str(caught.value), tensors, given)
+
+
+@pytest.mark.parametrize("what", sorted({*REFUSED} - {"device"}))  # decides which kernel is called
+def test_exported_programs_call_the_kernel_itself_which_refuses_the_same(new_case, what):
+    case = new_case()
+    tensors = case.tensors()
+    given = REFUSED[what][0](tensors)
+    with pytest.raises((RuntimeError, ValueError), match="deform_conv2d: ") as caught:
+        torch.ops.convbody.deform_conv2d(*given, *case.options)
+    names_both(str(caught.value), tensors, given)
+
+
+def names_both(message, tensors, given):
+    """Asserts that the message has the shape of what was spoiled, and that of the input."""
+    (spoiled,) = [new for old, new in zip(tensors, given, strict=True) if old is not new]
+    for tensor in (spoiled, given[0]):
+        assert str(tuple(tensor.shape)) in message
 
 
 @pytest.mark.parametrize(
@@ -161,11 +181,3 @@ def test_options_that_make_no_sense_are_refused(new_case, options, message):
     x, offset, weight, bias, mask = new_case().tensors()
     with pytest.raises(ArgumentError, match=message):
         deform_conv2d(x, offset, weight, bias, **options, mask=mask)
-
-
-def test_the_kernel_itself_refuses_what_does_not_fit(new_case):
-    """Exported programs call the operator without its public face."""
-    x, offset, weight, bias, mask = new_case().tensors()
-    kernel = torch.ops.convbody.deform_conv2d
-    with pytest.raises((RuntimeError, ValueError), match=r"offset.*\(2, 36, 4, 2\)"):
-        kernel(x, offset[..., 1:], weight, bias, mask, 1, 1, 1, 1, 1, 1)
