@@ -240,6 +240,9 @@ def test_defaults() -> dict[str, Any]:
         "EXPECTED_RESULTS": [],
         # Standard deviations that a result may lie from its mean.
         "EXPECTED_RESULTS_SIGMA_TOL": 4,
+        # Who scores detections: "pycocotools", "hotcoco" (the same numbers, many times faster), or "auto":
+        # hotcoco where it is installed.
+        "EVALUATOR": "auto",
         # Images in a batch, all processes together.
         "IMS_PER_BATCH": 8,
         # Detections per image of one-stage detectors.

@@ -15,6 +15,7 @@ from backbones.weights.contract import contract_of
 from backbones.weights.read import CONTRACT
 from convbody.detection.data import build_train_batches, check_class_count, train_datasets
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
+from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
 from convbody.detection.evaluation.run import evaluation_folder
 from convbody.detection.model import Detector, build_detector
@@ -40,6 +41,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     """
     started = time.monotonic()
     expectations = read_expectations(cfg)
+    choose_evaluator(cfg)  # raises now rather than at the first evaluation
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
     batches = build_train_batches(cfg)

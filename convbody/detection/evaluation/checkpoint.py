@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.run import evaluate_all
@@ -22,6 +23,7 @@ def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[
         UnexpectedResultError: a result is not what TEST.EXPECTED_RESULTS says, once all is written.
     """
     expectations = read_expectations(cfg)
+    choose_evaluator(cfg)  # raises before the weights are loaded
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
     results = evaluate_all(load_trained(cfg, weights), cfg, output_dir)

@@ -1,4 +1,4 @@
-"""From COCOeval's matches at IoU 0.50: a score threshold to use, and how each image fares at it."""
+"""From an evaluator's matches at IoU 0.50: a score threshold to use, and how each image fares at it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Match = Mapping[str, Any]
-"""One entry of ``COCOeval.evalImgs``: one image, one class."""
+"""One image, one class, IoU 0.50 first: an entry of ``COCOeval.evalImgs``, arrays or lists."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def image_f1(matches: Sequence[Match], image_ids: Sequence[int], threshold: floa
 def _counted(match: Match) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the detections that count (those on crowds do not), and whether each is right at IoU 0.50."""
     counts = ~np.asarray(match["dtIgnore"][0], dtype=bool)
-    return np.asarray(match["dtScores"], dtype=np.float64)[counts], match["dtMatches"][0][counts] > 0
+    scores, matched = np.asarray(match["dtScores"], dtype=np.float64), np.asarray(match["dtMatches"][0])
+    return scores[counts], matched[counts] > 0
 
 
 def _objects(match: Match) -> int:

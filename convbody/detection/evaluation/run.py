@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from convbody.detection.data import CocoDataset, build_test_dataset
+from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.inference import Record, detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
@@ -24,13 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "test") -> EvaluationResult:
-    """Run ``model`` over ``dataset``, called ``name`` in the tables, and score it with pycocotools.
+    """Run ``model`` over ``dataset``, called ``name`` in the tables, and score it.
 
     Called on all ranks: rank r takes images r, r + world size, ..., in batches of its share of
     TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when
     DTYPE is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints
-    with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY.
+    with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY. TEST.EVALUATOR says by whom.
     """
+    evaluator = choose_evaluator(cfg)
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
     share = detect(
@@ -48,7 +50,7 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     if is_main():
         image_ids = [found[index][0] for index in sorted(found)]
         records = [record for index in sorted(found) for record in found[index][1]]
-        result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds)
+        result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds, evaluator)
         log.info("%s", result.table())
     result = broadcast_object(result)
     assert result is not None  # the main process's
@@ -101,12 +103,13 @@ def _score(
     tasks: Sequence[str],
     name: str,
     seconds: float,
+    evaluator: str,
 ) -> EvaluationResult:
     categories = [int(category["id"]) for category in dataset.coco.dataset["categories"]]
     scores: dict[str, TaskScores] = {}
     for task in tasks:
-        scores[task] = score(dataset.coco, records, task, image_ids, categories)
-        log.info("%s, %s:\n%s", name, task, scores[task].summary)
+        scores[task] = score(dataset.coco, records, task, image_ids, categories, evaluator)
+        log.info("%s, %s, scored with %s:\n%s", name, task, evaluator, scores[task].summary)
     first = scores[tasks[0]]
     return EvaluationResult(
         dataset=name,

@@ -1,6 +1,6 @@
-"""Average precision with pycocotools, in the form the tables and the report need.
+"""Average precision as COCO defines it, in the form the tables and the report need.
 
-The matching and the averaging are COCOeval's own. What is added here: ground truth is completed first
+The matching and the averaging are an evaluator's own. What is added here: ground truth is completed first
 (COCOeval needs ``area``, ``iscrowd`` and ids above 0, which hand-made annotation files leave out), an empty
 list of detections is a list like any other, and what cannot be measured has a fixed meaning:
 
@@ -21,10 +21,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from convbody.detection.evaluation.evaluators import REFERENCE, Record, compare
 from convbody.detection.evaluation.matching import OperatingPoint, best_operating_point, image_f1
 from registry import ConvbodyError
-
-Record = dict[str, Any]
 
 _COCO_SIGMAS = Params("keypoints").kpt_oks_sigmas
 _SIZES = {"small": "s", "medium": "m", "large": "l"}
@@ -61,11 +60,13 @@ def score(
     task: str,
     image_ids: Sequence[int],
     category_ids: Sequence[int],
+    evaluator: str = REFERENCE,
 ) -> TaskScores:
     """Score COCO-format detections of ``image_ids`` against ``ground_truth``.
 
     ``task`` is "bbox", "segm", "keypoints", or "proposals" (boxes of any class, scored by recall alone, as in
-    Ren et al., "Faster R-CNN", section 4). Raises ConvbodyError when the keypoints cannot be compared.
+    Ren et al., "Faster R-CNN", section 4). ``evaluator`` is what ``choose_evaluator`` gives. Raises
+    ConvbodyError when masks or keypoints cannot be compared.
     """
     kept = _WHAT_TO_KEEP[task]
     found = [
@@ -74,34 +75,30 @@ def score(
         if kept in record
     ]
     sigmas = keypoint_sigmas(ground_truth, category_ids)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = _completed(ground_truth, image_ids, category_ids, len(sigmas))
-        detections = truth.loadRes(found) if found else _no_detections(truth)
-        scorer = COCOeval(truth, detections, "bbox" if task == "proposals" else task)
+    truth = _completed(ground_truth, image_ids, category_ids, kept, len(sigmas))
+    scorer = COCOeval(iouType="bbox" if task == "proposals" else task)
     scorer.params.maxDets = _MAX_DETECTIONS[task]
     scorer.params.imgIds = sorted(image_ids)
     scorer.params.catIds = sorted(category_ids)
     scorer.params.useCats = int(task != "proposals")
     if task == "keypoints":
         scorer.params.kpt_oks_sigmas = sigmas
-        _check_keypoint_counts(truth.dataset["annotations"], found, len(sigmas))
+        _check_keypoint_counts(truth["annotations"], found, len(sigmas))
     if task == "segm":
-        _check_segmentations(truth.dataset["annotations"])
+        _check_segmentations(truth["annotations"])
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        scorer.evaluate()
-        scorer.accumulate()
+    compared = compare(evaluator, truth, found, scorer.params)
+    scorer.eval = compared.eval
     with contextlib.redirect_stdout(io.StringIO()) as table:
         scorer.summarize()
 
-    matched = [entry for entry in scorer.evalImgs if entry and entry["aRng"] == scorer.params.areaRng[0]]
-    operating_point = best_operating_point(matched)
+    operating_point = best_operating_point(compared.matches)
     return TaskScores(
         metrics=_proposal_metrics(scorer) if task == "proposals" else _metrics(scorer),
         per_class=[] if task == "proposals" else _per_class(scorer, category_ids),
         curves={} if task == "proposals" else _curves(scorer),
         operating_point=operating_point,
-        image_f1=image_f1(matched, image_ids, operating_point.score),
+        image_f1=image_f1(compared.matches, image_ids, operating_point.score),
         summary=table.getvalue().rstrip(),
     )
 
@@ -137,38 +134,40 @@ def keypoint_sigmas(ground_truth: COCO, category_ids: Sequence[int]) -> np.ndarr
 
 
 def _completed(
-    ground_truth: COCO, image_ids: Sequence[int], category_ids: Sequence[int], keypoint_count: int
-) -> COCO:
-    """A copy COCOeval may write into, with the optional fields filled in and ids counted from 1.
+    ground_truth: COCO,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    kept: str,
+    keypoint_count: int,
+) -> dict[str, Any]:
+    """A data set that an evaluator may write into: what it reads and no more, the optional fields filled in,
+    ids counted from 1.
 
     (COCOeval marks a match by the annotation's id, so an id of 0 would read as "no match".)
     """
     wanted = ground_truth.loadAnns(ground_truth.getAnnIds(imgIds=list(image_ids), catIds=list(category_ids)))
     annotations = []
     for number, annotation in enumerate(wanted, start=1):
-        keypoints = annotation.get("keypoints") or [0] * (3 * keypoint_count)
-        defaults = {
-            "area": annotation["bbox"][2] * annotation["bbox"][3],
-            "iscrowd": 0,
-            "num_keypoints": sum(visibility > 0 for visibility in keypoints[2::3]),
+        completed = {
+            "id": number,
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "bbox": annotation["bbox"],
+            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+            "iscrowd": annotation.get("iscrowd", 0),
         }
-        annotations.append({**defaults, **annotation, "id": number, "keypoints": keypoints})
-    copy = COCO()
-    copy.dataset = {
+        if kept == "segmentation":
+            completed["segmentation"] = annotation.get("segmentation")
+        if kept == "keypoints":
+            keypoints = annotation.get("keypoints") or [0] * (3 * keypoint_count)
+            labelled = sum(visibility > 0 for visibility in keypoints[2::3])
+            completed |= {"keypoints": keypoints, "num_keypoints": annotation.get("num_keypoints", labelled)}
+        annotations.append(completed)
+    return {
         "images": ground_truth.loadImgs(list(image_ids)),
         "categories": ground_truth.loadCats(list(category_ids)),
         "annotations": annotations,
     }
-    copy.createIndex()
-    return copy
-
-
-def _no_detections(truth: COCO) -> COCO:
-    """What ``loadRes`` makes of detections, for none (which it does not take)."""
-    none = COCO()
-    none.dataset = {**truth.dataset, "annotations": []}
-    none.createIndex()
-    return none
 
 
 def _check_keypoint_counts(annotations: Sequence[Record], found: Sequence[Record], expected: int) -> None:

@@ -1,0 +1,142 @@
+"""TEST.EVALUATOR: who compares detections with objects, pycocotools (the reference) or hotcoco (fast).
+
+Both give the same numbers to the last digit. hotcoco does not take ids below zero or scores that are no
+numbers, and its threads do not live on in a forked process: pycocotools does it then, and the log says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from convbody.detection.evaluation.matching import Match
+from registry import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+REFERENCE, FAST, AUTO = "pycocotools", "hotcoco", "auto"
+_KEY = "TEST.EVALUATOR"
+#: Versions before it differ from pycocotools in the third digit.
+_OLDEST = (1, 3)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What an evaluator found out."""
+
+    eval: dict[str, Any]
+    """As ``COCOeval.eval``: among others "precision" (T, R, K, A, M) and "recall" (T, K, A, M), float64."""
+    matches: list[Match]
+    """At IoU 0.50 (in row 0) over objects of every size, without what is neither found nor to be found."""
+
+
+def choose_evaluator(cfg: Config) -> str:
+    """The evaluator that TEST.EVALUATOR asks for; "auto" is hotcoco where it is installed.
+
+    Raises:
+        ConfigError: no such evaluator, or it is not installed.
+    """
+    choice = cfg.TEST.EVALUATOR
+    if choice not in (AUTO, REFERENCE, FAST):
+        raise ConfigError(f"choose one of {AUTO}, {REFERENCE}, {FAST}", _KEY, cfg)
+    if choice == REFERENCE:
+        return choice
+    version = _installed_version()
+    if version >= _OLDEST:
+        return FAST
+    if choice == FAST:
+        found = f"hotcoco {'.'.join(map(str, version))} is too old" if version else "hotcoco is not installed"
+        raise ConfigError(f"{found}; pip install 'hotcoco>={'.'.join(map(str, _OLDEST))}'", _KEY, cfg)
+    return REFERENCE
+
+
+def compare(evaluator: str, truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
+    """Match detections with the objects of ``truth``, a COCO data set with ids from 1, as ``params`` say.
+
+    ``truth``, and for keypoints and masks ``found`` too, is written into.
+    """
+    if evaluator == FAST and (reason := _not_for_hotcoco(truth, found)):
+        log.warning("scored with pycocotools, because hotcoco does not take %s", reason)
+        evaluator = REFERENCE
+    if evaluator == FAST:
+        return _with_hotcoco(truth, found, params)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _with_pycocotools(truth, found, params)
+
+
+def _with_pycocotools(truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
+    objects, detections = COCO(), COCO()
+    objects.dataset = truth
+    objects.createIndex()
+    if found:
+        detections = objects.loadRes(list(found))
+    else:  # which loadRes does not take
+        detections.dataset = {**truth, "annotations": []}
+        detections.createIndex()
+    scorer = COCOeval(objects, detections, params.iouType)
+    scorer.params = params
+    scorer.evaluate()
+    scorer.accumulate()
+    matches = [entry for entry in scorer.evalImgs if entry and entry["aRng"] == params.areaRng[0]]
+    return Compared(scorer.eval, matches)
+
+
+def _with_hotcoco(truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
+    hotcoco = import_module("hotcoco")
+    objects = hotcoco.COCO(truth)
+    detections = objects.load_res(list(found))
+
+    def scorer() -> Any:
+        made = hotcoco.COCOeval(objects, detections, params.iouType)
+        made.params.imgIds, made.params.catIds = list(params.imgIds), list(params.catIds)
+        made.params.maxDets, made.params.useCats = list(params.maxDets), bool(params.useCats)
+        if params.iouType == "keypoints":
+            made.params.kpt_oks_sigmas = [float(sigma) for sigma in params.kpt_oks_sigmas]
+        return made
+
+    whole = scorer()
+    whole.evaluate()
+    whole.accumulate()
+    # Its matches are Python objects, made when asked for: matching again for those needed is quicker.
+    at_50 = scorer()
+    at_50.params.iouThrs = [0.5]
+    at_50.params.areaRng, at_50.params.areaRngLbl = [list(params.areaRng[0])], [params.areaRngLbl[0]]
+    at_50.evaluate()
+    return Compared(whole.eval, [entry for entry in at_50.evalImgs if entry])
+
+
+def _not_for_hotcoco(truth: dict[str, Any], found: Sequence[Record]) -> str:
+    """What keeps hotcoco from this data in this process; "" for nothing."""
+    if _pid_of_first_use() != os.getpid():
+        return "a process forked after its threads were started"
+    if any(entry["id"] < 0 for entry in (*truth["images"], *truth["categories"])):
+        return "ids below zero"
+    if any(math.isnan(record["score"]) for record in found):
+        return "scores that are no numbers"
+    return ""
+
+
+@cache
+def _pid_of_first_use() -> int:
+    return os.getpid()
+
+
+def _installed_version() -> tuple[int, ...]:
+    """Major and minor version of hotcoco, empty without it."""
+    try:
+        return tuple(int(part) for part in metadata.version(FAST).split(".")[:2])
+    except metadata.PackageNotFoundError:
+        return ()
