@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from convbody.allocator import keep_freed_memory
 from registry import Config, ConvbodyError, load_cfg
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -28,7 +29,8 @@ _IMAGE_SUFFIXES = {".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF", ".WEBP", ".
 
 
 def common_parser(description: str | None, before: str = "") -> argparse.ArgumentParser:
-    """A parser with ``--config-file``, ``--plugin`` (repeatable) and ``KEY VALUE`` pairs (``opts``).
+    """A parser of a program that runs a network, with ``--config-file``, ``--plugin`` (repeatable),
+    ``--no-tune-malloc`` and ``KEY VALUE`` pairs (``opts``).
 
     ``before`` says what the program takes before the pairs, such as "IMAGE"; ``split_opts`` tells them apart.
     """
@@ -44,6 +46,11 @@ def common_parser(description: str | None, before: str = "") -> argparse.Argumen
         help="a module or file whose registrations are loaded first (repeatable)",
     )
     parser.add_argument(
+        "--no-tune-malloc",
+        action="store_true",
+        help="let glibc give the memory of large tensors back as they are freed: less memory, more time",
+    )
+    parser.add_argument(
         "opts",
         nargs="*",
         metavar=f"{before}|KEY VALUE" if before else "KEY VALUE",
@@ -53,8 +60,14 @@ def common_parser(description: str | None, before: str = "") -> argparse.Argumen
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse ``argv`` (default: the command line); options may stand before, between or after the pairs."""
-    return parser.parse_intermixed_args(argv)
+    """Parse ``argv`` (default: the command line); options may stand before, between or after the pairs.
+
+    From here on malloc keeps freed memory, but with ``--no-tune-malloc``, or for a parser without it.
+    """
+    args = parser.parse_intermixed_args(argv)
+    if not getattr(args, "no_tune_malloc", True):
+        keep_freed_memory()
+    return args
 
 
 def load_config(args: argparse.Namespace) -> Config:
