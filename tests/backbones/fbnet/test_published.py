@@ -1,4 +1,4 @@
-"""Names, shapes, order and numbers of the published blocks and trunks."""
+"""Names, shapes, order and numbers of the published blocks, trunks and heads."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 
 from backbones.fbnet.primitives import Shift
 from backbones.fbnet.units import UnitOptions
-from registry import FBNET_PRIMITIVES
+from convbody.detection.heads.registries import BOX_FEATURE_EXTRACTORS, RPN_HEADS
+from registry import FBNET_PRIMITIVES, load_cfg
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fbnet.json").read_text())
 
@@ -40,3 +41,20 @@ def test_trunk(published, record):
         published.assert_close(backbone(published.image()), record["outputs"])
         pyramid = published.build(f"FBNet-{record['arch']}-C4")
         published.assert_close(published.fill(pyramid)(published.image()), record["outputs"])
+
+
+@pytest.mark.parametrize("record", GOLDEN["heads"], ids=lambda r: r["name"])
+def test_head(published, record):
+    cfg = load_cfg(None, ["MODEL.BACKBONE.CONV_BODY", "FBNet"])
+    count, height, width = record["input"]
+    x = published.image(height, width, count, record["in_channels"])
+    if record["anchors"]:
+        head = RPN_HEADS[record["name"]](cfg, record["in_channels"], record["anchors"])
+    else:
+        head = BOX_FEATURE_EXTRACTORS[record["name"]](cfg, record["in_channels"], height)
+    assert published.state_digest(head) == record["state"]
+    assert sum(p.numel() for p in head.parameters()) == record["parameters"]
+    published.fill(head)
+    with torch.no_grad():
+        outputs = [out for maps in head([x]) for out in maps] if record["anchors"] else [head(x)]
+    published.assert_close(outputs, record["outputs"])
