@@ -38,10 +38,24 @@ def test_the_quickstart_of_a_body_has_a_configuration_for_it(
     assert "report.html" in commands
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "test-all", "lint", "format"])
+@pytest.mark.parametrize(
+    "target", ["quickstart", "test", "test-slow", "test-all", "test-oldest", "lint", "format"]
+)
 def test_every_target_makes_its_environment_first(target: str, tmp_path: Path) -> None:
     first = make("--dry-run", target, f"VENV={tmp_path}/none", "PYTHON=python3.99").splitlines()[0]
     assert first == f"python3.99 scripts/bootstrap.py {tmp_path}/none"
+
+
+def test_operators_are_built_before_tests_and_again_when_their_sources_change(tmp_path: Path) -> None:
+    def steps(*arguments: str) -> list[str]:
+        commands = make("--dry-run", "test", f"VENV={tmp_path}", *arguments)
+        return re.findall(r"bootstrap\.py|build_ext --inplace|-m pytest", commands)
+
+    assert steps() == ["bootstrap.py", "build_ext --inplace", "-m pytest"]
+    for name in (".installed", ".built"):
+        (tmp_path / name).touch()
+    assert steps() == ["-m pytest"]
+    assert steps("--what-if=csrc/ops.h") == ["build_ext --inplace", "-m pytest"]
 
 
 def test_help_lists_every_target() -> None:
