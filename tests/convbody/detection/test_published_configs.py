@@ -192,6 +192,13 @@ COUNTERPARTS = {
     "cityscapes/mask_rcnn_R_50_FPN": "cityscapes/e2e_mask_rcnn_R_50_FPN_1x_cocostyle",
     "voc/faster_rcnn_R_50_C4": "pascal_voc/e2e_faster_rcnn_R_50_C4_1x_4_gpu_voc",
     "voc/mask_rcnn_R_50_FPN": "pascal_voc/e2e_mask_rcnn_R_50_FPN_1x_cocostyle",
+    "fbnet/faster_rcnn_fbnet": "e2e_faster_rcnn_fbnet",
+    "fbnet/faster_rcnn_fbnet_600": "e2e_faster_rcnn_fbnet_600",
+    "fbnet/faster_rcnn_chamv1a_600": "e2e_faster_rcnn_fbnet_chamv1a_600",
+    "fbnet/mask_rcnn_fbnet": "e2e_mask_rcnn_fbnet",
+    "fbnet/mask_rcnn_fbnet_600": "e2e_mask_rcnn_fbnet_600",
+    "fbnet/mask_rcnn_xirb16d_dsmask": "e2e_mask_rcnn_fbnet_xirb16d_dsmask",
+    "fbnet/mask_rcnn_xirb16d_dsmask_600": "e2e_mask_rcnn_fbnet_xirb16d_dsmask_600",
 }
 # What ours leave to the backbone, which knows its own strides.
 LEFT_OUT = ("POOLER_SCALES", "ANCHOR_STRIDE")
