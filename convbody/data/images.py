@@ -34,7 +34,7 @@ def read_rgb(path: Path) -> Image.Image:
                     return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert(
                         "RGB"
                     )
-                return image.convert("RGB")
+                return image if image.mode == "RGB" else image.convert("RGB")
     except _DAMAGE as error:
         raise DataError(f"cannot read image {path}: {_reason(error)}") from error
 

@@ -106,8 +106,8 @@ class Progress:
     def report(self, iteration: int, lr: float) -> dict[str, Any]:
         """The row at ``iteration``, logged as a line too; losses are means over processes: all must call.
 
-        ``time`` and ``data_time`` are seconds an iteration, ``memory`` is the peak in MiB of this process (of
-        the GPU where there is one).
+        ``time`` and ``data_time`` (waiting for the batch) are seconds an iteration, ``data_share`` is the
+        latter over the former, ``memory`` is the peak in MiB of this process (of the GPU where there is one).
         """
         count = self._iterations
         seconds = (time.perf_counter() - self._since) / count
@@ -120,14 +120,16 @@ class Progress:
             "losses": losses,
             "time": seconds,
             "data_time": self._data_seconds / count,
+            "data_share": self._data_seconds / count / seconds,
             "images/s": self._images / seconds,
             "memory": _peak_memory(),
         }
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         logger.info(
-            "iter %d/%d  eta %s  loss %.4g (%s)  lr %.3g  %.1f images/s  data %.0f%%  memory %.0f MiB",
+            "iter %d/%d  eta %s  loss %.4g (%s)  lr %.3g  %.1f images/s  "
+            "waiting for data %.0f%%  memory %.0f MiB",
             iteration, self._max_iter, timedelta(seconds=round(seconds * (self._max_iter - iteration))),
-            row["loss"], terms, lr, row["images/s"], 100 * row["data_time"] / seconds, row["memory"],
+            row["loss"], terms, lr, row["images/s"], 100 * row["data_share"], row["memory"],
         )  # fmt: skip
         self.restart_clock()
         return row

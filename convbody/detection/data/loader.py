@@ -19,7 +19,7 @@ from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
 from convbody.detection.data.transforms import train_transforms
-from convbody.training.distributed import is_main, rank, world_size
+from convbody.training.distributed import device_for, is_main, rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -52,6 +52,7 @@ def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
             cfg=cfg,
         )
     dataset = TrainDataset(cfg, train_datasets(cfg))
+    to_gpu = device_for(cfg).type == "cuda"
     plan = BatchPlan(dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
 
     def batches(start: int) -> Iterator[Batch]:
@@ -60,6 +61,8 @@ def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
             batch_sampler=plan.batches_from(start, rank(), processes),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_collate,
+            # Out of locked pages a GPU copies by itself, while the program goes on.
+            pin_memory=to_gpu,
             # Without a generator of its own, a loader draws from the global one for every iterator it makes.
             generator=torch.Generator(),
         )

@@ -1,6 +1,9 @@
 import json
 
-from convbody.training.metrics import MetricsLog
+import pytest
+
+from convbody.training import metrics
+from convbody.training.metrics import MetricsLog, Progress
 
 
 def test_rows_after_the_resumed_iteration_and_half_lines_are_dropped(tmp_path):
@@ -24,3 +27,16 @@ def test_a_new_run_starts_an_empty_file(tmp_path):
     with MetricsLog(tmp_path, 0, tensorboard=False) as log:
         assert log.evaluations == {}
     assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_the_share_of_time_that_training_waited_for_data_is_logged(monkeypatch, caplog):
+    clock = iter([100.0, 110.0, 110.0])  # begun, reported, begun anew
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    progress = Progress(max_iter=8, images_per_iteration=2)
+    for waited in (0.5, 1.0, 0.5, 1.0):
+        progress.add({"loss_a": 1.0}, data_seconds=waited)
+    with caplog.at_level("INFO", logger="convbody"):
+        row = progress.report(4, lr=0.1)
+    assert (row["time"], row["data_time"]) == (2.5, 0.75)
+    assert row["data_share"] == pytest.approx(0.3)
+    assert "waiting for data 30%" in caplog.text

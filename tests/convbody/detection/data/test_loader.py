@@ -10,6 +10,7 @@ from convbody.detection.data import (
     build_test_dataset,
     build_train_batches,
     check_class_count,
+    loader,
     train_datasets,
 )
 from registry import ConfigError, load_cfg
@@ -89,6 +90,21 @@ def test_the_global_random_state_has_no_influence(shapes_cfg):
     first = next(build_train_batches(shapes_cfg(*AUGMENTED))(0))
     torch.manual_seed(2)
     assert_same(first, next(build_train_batches(shapes_cfg(*AUGMENTED))(0)))
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_for_a_gpu_are_in_locked_memory(shapes_cfg, monkeypatch, device, pinned):
+    asked = []
+
+    class Loader(torch.utils.data.DataLoader):
+        def __init__(self, *args, pin_memory, **options):
+            asked.append(pin_memory)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(loader, "DataLoader", Loader)
+    monkeypatch.setattr(loader, "device_for", lambda cfg: torch.device(device))
+    next(build_train_batches(shapes_cfg())(0))
+    assert asked == [pinned]
 
 
 def test_batches_are_of_one_aspect(make_dataset, cfg_for):
