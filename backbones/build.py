@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from backbones.activation_checkpoint import CHECKPOINT_KEY, checkpoint_stages
 from backbones.freeze import FREEZE_KEY, freeze, freeze_unused
 from backbones.spec import Backbone, FeatureInfo, Stage
 from registry import BACKBONES, BODIES, NECKS, Config, ConfigError, parse_conv_body
@@ -62,11 +63,13 @@ def build_backbone(cfg: Config) -> nn.Module:
     """Builds what MODEL.BACKBONE.CONV_BODY names: a module (N, 3, H, W) -> list of features, finest first.
 
     The name is ``<body>-<neck>`` (R-50-FPN), a body alone, whose every feature is given, or a name registered
-    whole. The first FREEZE_CONV_BODY_AT stages come frozen. Weights are random: see backbones.weights.
+    whole. The first FREEZE_CONV_BODY_AT stages come frozen, and CHECKPOINT_STAGES keep no activations.
+    Weights are random: see backbones.weights.
 
     Raises:
         UnknownNameError: no such body, neck, stem, block or norm.
-        ConfigError: body and neck do not fit, or there are fewer stages than are to be frozen.
+        ConfigError: body and neck do not fit, there are fewer stages than are to be frozen, or none of a name
+            in CHECKPOINT_STAGES.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     parsed = parse_conv_body(name, describe_key(cfg, CONV_BODY))
@@ -78,9 +81,12 @@ def build_backbone(cfg: Config) -> nn.Module:
         if neck is not None:
             freeze_unused(body, getattr(neck, "used", body.feature_info))
         backbone = BodyAndNeck(body, neck)
-    at = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT
+    at, recomputed = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT, cfg.MODEL.BACKBONE.CHECKPOINT_STAGES
     if isinstance(backbone, Backbone):
         freeze(backbone, at, cfg)
+        checkpoint_stages(backbone, recomputed, cfg)
     elif at > 0:
         raise ConfigError(f"{name} has no stages to freeze: it is not a Backbone; set 0", FREEZE_KEY, cfg)
+    elif recomputed:
+        raise ConfigError(f"{name} has no stages: it is not a Backbone; set ()", CHECKPOINT_KEY, cfg)
     return backbone

@@ -24,6 +24,9 @@ def model_defaults() -> dict[str, Any]:
             "CONV_BODY": "R-50-C4",
             # How many stages are frozen: 1 is the stem, 2 the stem and the first stage; 0 freezes nothing.
             "FREEZE_CONV_BODY_AT": 0,
+            # Stages, by the names that stages() gives them, whose activations are computed again in the
+            # backward pass instead of kept, e.g. ("layer3", "layer4"); ("all",): every stage; (): none.
+            "CHECKPOINT_STAGES": (),
         },
         "FPN": {
             # Group norm (and no bias) after every convolution of the neck; the same as NORM: "GN".

@@ -70,7 +70,7 @@ class ActivatedBatchNorm2d(nn.BatchNorm2d):
             x, self.weight, self.bias, self.eps, self.activation, self.slope, sync
         )
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
         return y
