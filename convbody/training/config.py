@@ -41,6 +41,10 @@ def solver_defaults() -> dict[str, Any]:
             "ENABLED": False,  # evaluate and keep an exponential moving average of the weights
             "DECAY": 0.9998,  # per iteration, approached as (1 + n) / (10 + n) from below
         },
+        "PRECISE_BN": {
+            "ENABLED": False,  # evaluate, and keep in best.pth, with batch-norm statistics computed afresh
+            "BATCHES": 200,  # of training images, that they are of
+        },
         "CHECKPOINT_PERIOD": 2500,  # 0: only at the end
         "KEEP_CHECKPOINTS": 3,  # newest ones kept beside best.pth; 0: all
         "TEST_PERIOD": 0,  # evaluate so often; 0: only at the end

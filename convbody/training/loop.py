@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read
 from convbody.training.ema import ModelEma
 from convbody.training.logging import setup_logging
 from convbody.training.metrics import MetricsLog, Progress
+from convbody.training.precise_bn import precise_statistics
 from convbody.training.random_state import untouched_random_state
 from convbody.training.schedule import Stages, build_optimizer, learning_rate, set_learning_rate
 from convbody.training.signals import StopRequest
@@ -84,6 +86,8 @@ def train(
     Raises:
         ConfigError: a setting that cannot be used.
         CheckpointError: checkpoints of another run are in the way, or cannot be read, resumed or written.
+        OutOfMemoryError: an iteration does not fit into memory; batches have to be tuples whose parts have an
+            entry for each image.
         NonFiniteLossError: the state before the failing iteration has been saved and can be resumed.
     """
     solver, folder = cfg.SOLVER, Path(output_dir)
@@ -118,7 +122,14 @@ def train(
         return iteration == solver.MAX_ITER or (period > 0 and iteration % period == 0)
 
     with MetricsLog(folder, start, solver.TENSORBOARD) as log, StopRequest() as stop:
-        assess = _Assessment(state, checkpoints, evaluate, log)
+
+        def statistics(module: nn.Module, iteration: int) -> AbstractContextManager[None]:
+            if not solver.PRECISE_BN.ENABLED:
+                return nullcontext()
+            stream = batches(iteration * solver.ACCUMULATE)
+            return precise_statistics(module, losses, stream, solver.PRECISE_BN.BATCHES)
+
+        assess = _Assessment(state, checkpoints, evaluate, statistics, log)
         if start and is_due(start, solver.TEST_PERIOD) and start not in log.evaluations:
             assess(start)  # the run was stopped between saving and evaluating
         progress = Progress(solver.MAX_ITER, solver.IMS_PER_BATCH * solver.ACCUMULATE)
@@ -154,6 +165,7 @@ class _Assessment:
     state: TrainingState
     checkpoints: CheckpointFolder
     evaluate: Evaluate | None
+    statistics: Callable[[nn.Module, int], AbstractContextManager[None]]
     log: MetricsLog
 
     def __call__(self, iteration: int) -> None:
@@ -162,9 +174,13 @@ class _Assessment:
         module = self.state.evaluated
         distributed.broadcast_buffers(module)
         module.eval()
-        with untouched_random_state(), torch.no_grad():
-            metrics = self.evaluate(module, iteration)
+        with untouched_random_state(), torch.no_grad(), self.statistics(module, iteration):
+            self._evaluate(module, iteration)
         self.state.model.train()
+
+    def _evaluate(self, module: nn.Module, iteration: int) -> None:
+        assert self.evaluate is not None
+        metrics = self.evaluate(module, iteration)
         name = self.state.cfg.SOLVER.BEST_METRIC or next(iter(metrics), "")
         if metrics and name not in metrics:
             raise ConfigError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from convbody.training import distributed
+from convbody.training.memory import explained
 from convbody.training.state import TrainingState
 from registry import Config, ConfigError, ConvbodyError
 
@@ -55,6 +57,7 @@ class Step:
         self._device = device
         self._dtype = autocast_dtype(state.cfg)
         self._model = _parallel(state.model, device)
+        self._explained: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward_backward(self, stream: Iterator[Any]) -> Outcome:
         """Add up the gradients of ACCUMULATE batches, averaged over them and over processes."""
@@ -63,9 +66,11 @@ class Step:
             waiting = time.perf_counter()
             batch = _next(stream)
             outcome.data_seconds += time.perf_counter() - waiting
-            with _gradients_travel(self._model, number == count):
-                with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32):
-                    terms = self._losses(self._model, batch)
+            self._explained = partial(
+                explained, self._state.cfg, self._state.model, self._autocast_losses, batch
+            )
+            with self._explained(), _gradients_travel(self._model, number == count):
+                terms = self._autocast_losses(self._model, batch)
                 total = torch.stack([term.float() for term in terms.values()]).sum()
                 self._state.scaler.scale(total / count).backward()
             values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
@@ -75,6 +80,10 @@ class Step:
                     outcome.failure = f"{name} is {value} (batch: {', '.join(self._batch_ids(batch))})"
         return outcome
 
+    def _autocast_losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32):
+            return self._losses(model, batch)
+
     def update(self, done: int) -> None:
         """Clip gradients, update the weights and their average. ``done``: iterations done with this one."""
         cfg, optimizer, scaler = self._state.cfg, self._state.optimizer, self._state.scaler
@@ -82,7 +91,8 @@ class Step:
             scaler.unscale_(optimizer)
             _clip(cfg, self._state.model)
         scale = scaler.get_scale() if cfg.AMP_VERBOSE else 0.0
-        scaler.step(optimizer)
+        with self._explained():  # the first update makes the optimiser's state
+            scaler.step(optimizer)
         scaler.update()
         if cfg.AMP_VERBOSE and scaler.get_scale() != scale:
             logger.info("loss scale %g -> %g at iteration %d", scale, scaler.get_scale(), done)
