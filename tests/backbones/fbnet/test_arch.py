@@ -3,6 +3,7 @@
 import json
 import re
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from backbones.fbnet.find import architecture_of, find_architecture
 from registry import BODIES, FBNET_ARCHS, ConfigError, ConvbodyError, UnknownNameError, load_cfg
 from registry.config import JSON_KEYS
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "fbnet.md"
 SEARCHED = ("fbnet_a", "fbnet_b", "fbnet_c", "fbnet_96_035_1", "fbnet_samsung_s8", "fbnet_iphonex")
 DETECTION = ("default", "xirb16d_dsmask", "mobilenet_v2", "cham_v1a", "cham_v2")
 
@@ -236,3 +238,9 @@ def test_provenance_is_kept_and_makes_no_difference(tiny):
     plain = parse_architecture(tiny, "a", str)
     found = parse_architecture({**tiny, "provenance": {"seed": 3}}, "b", str)
     assert found == plain and found.provenance == {"seed": 3}
+
+
+def test_the_file_in_the_documentation_is_one(write):
+    (example,) = re.findall(r"```yaml\n(first:.*?)```", PAGE.read_text(), re.DOTALL)
+    found = find_architecture(str(write(example)), cfg_of())
+    assert [len(found.blocks(part)) for part in ("backbone", "bbox")] == [8, 2]

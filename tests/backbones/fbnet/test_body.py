@@ -103,6 +103,12 @@ def test_one_word_changes_every_norm(small, word, kind):
     assert not [name for name, p in body.named_parameters() if p.requires_grad and p.grad is None]
 
 
+@pytest.mark.parametrize("name", ["default", "xirb16d_dsmask", "mobilenet_v2", "cham_v1a", "cham_v2"])
+def test_eight_groups_divide_every_width_of_the_detection_architectures(name):
+    with torch.device("meta"):
+        build(f"FBNet-{name}", "MODEL.FBNET.BN_TYPE", "gn", "MODEL.GROUP_NORM.NUM_GROUPS", 8)
+
+
 def test_batch_norms_are_those_of_the_published_code(small):
     assert {(m.eps, m.momentum) for m in small().modules() if isinstance(m, nn.BatchNorm2d)} == {(1e-5, 0.1)}
 
