@@ -32,10 +32,10 @@ def run_file(module, example, sizes, x, path):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"with_modulated_dcn": False},
         {"groups": 2, "deformable_groups": 4, "stride": 2, "bias": True},
-        {"dilation": 2, "groups": 4, "kernel_size": 5},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"with_modulated_dcn": False}, marks=pytest.mark.slow),
+        pytest.param({"dilation": 2, "groups": 4, "kernel_size": 5}, marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
