@@ -1,27 +1,60 @@
-"""The operators of the activated batch norm on every device against PyTorch in float64."""
+"""The operators of the activated batch norm on every device against PyTorch in float64.
+
+Where there is no GPU, its tiles are compiled for the CPU and run thread after thread.
+"""
 
 import itertools
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.library import opcheck
+from torch.library import Library, opcheck
 
-import backbones.ops.activated_norm_registrations  # noqa: F401  (declares the operators)
 from backbones.ops import activated_norm_fallback as fallback
 from backbones.ops.activated_norm import ACTIVATIONS
+from backbones.ops.activated_norm_registrations import SCHEMAS
 from backbones.ops.library import absent
 
-ops = torch.ops.convbody
+ROOT = Path(__file__).parents[3]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
 EPS = 1e-5
-DEVICES = [
-    pytest.param(device, marks=pytest.mark.skipif(bool(reason), reason=reason))
-    for device, reason in (
-        ("cpu", absent("cpu") or ""),
-        ("cuda", absent("cuda") or ("" if torch.cuda.is_available() else "no GPU")),
-    )
+
+
+def without(reason, name, *marks):
+    return pytest.param(name, marks=[*marks, pytest.mark.skipif(bool(reason), reason=str(reason))])
+
+
+TARGETS = [
+    without(absent("cpu"), "cpu"),
+    without(absent("cuda") or (not torch.cuda.is_available() and "no GPU"), "cuda"),
+    without(COMPILER is None and "no C++ compiler", "emulated", pytest.mark.slow),
 ]
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request, tmp_path_factory):
+    """Operators, and the device they are for."""
+    if request.param != "emulated":
+        yield SimpleNamespace(ops=torch.ops.convbody, device=request.param)
+        return
+    built = tmp_path_factory.mktemp("emulated") / "tiles.so"
+    torch_folder = Path(torch.__file__).parent
+    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    paths = [f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+    source = ROOT / "tests" / "csrc" / "activated_norm_emulation.cpp"
+    subprocess.run([COMPILER, *flags, str(source), *paths, "-o", str(built)], check=True)
+    library = Library("convbody_emulated", "DEF")
+    for schema in SCHEMAS:
+        library.define(schema)
+    torch.ops.load_library(str(built))
+    yield SimpleNamespace(ops=torch.ops.convbody_emulated, device="cpu")
+
+
 # Vectors that are cut off, tiles that are, one pixel, one channel, more channels than a tile has values.
 SHAPES = [
     (3, 5, 7, 9),
@@ -70,7 +103,7 @@ class Case:
         found = function(*arguments)
         return found.to(dtype) if isinstance(found, torch.Tensor) else tuple(t.to(dtype) for t in found)
 
-    def arguments(self):
+    def arguments(self, ops=torch.ops.convbody):
         """Of each operator."""
         affine = self.weight, self.bias
         return {
@@ -88,13 +121,12 @@ class Case:
         return [(self.mean, self.var), self.y, self.sums, self.grad_x]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_every_shape(device, layout, dtype):
+def test_every_shape(target, layout, dtype):
     for shape, activation in itertools.product(SHAPES, ACTIVATIONS):
-        case = Case(shape, dtype, activation, layout, device)
-        for (op, arguments), wanted in zip(case.arguments().items(), case.wanted(), strict=True):
+        case = Case(shape, dtype, activation, layout, target.device)
+        for (op, arguments), wanted in zip(case.arguments(target.ops).items(), case.wanted(), strict=True):
             # Sums over n values of one size round to about its root.
             tolerance = TOLERANCES[dtype if wanted is case.y or wanted is case.grad_x else wanted[0].dtype]
             spread = (case.x.numel() / shape[1]) ** 0.5 if wanted is case.sums else 1
@@ -136,30 +168,28 @@ def test_opcheck(options):
         opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("offset", "scale"), [(0, 1e15), (0, 1e-15), (1e4, 1.0), (-300, 1e-2)])
-def test_statistics_of_values_far_from_one(device, layout, offset, scale):
+def test_statistics_of_values_far_from_one(target, layout, offset, scale):
     generator = torch.Generator().manual_seed(1)
     x = (torch.randn(4, 3, 41, 37, generator=generator, dtype=torch.float64) * scale + offset).float()
     wanted = fallback.statistics(x.double())
-    mean, var = ops.activated_norm_statistics(x.to(device, memory_format=layout))
+    mean, var = target.ops.activated_norm_statistics(x.to(target.device, memory_format=layout))
     torch.testing.assert_close(mean.cpu().double(), wanted[0], rtol=1e-6, atol=1e-6 * scale)
     torch.testing.assert_close(var.cpu().double(), wanted[1], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_what_is_not_a_number_shows(device, layout):
+def test_what_is_not_a_number_shows(target, layout):
     x = torch.zeros(2, 3, 4, 4).contiguous(memory_format=layout)
     x[1, 0, 2, 2], x[0, 2, 0, 0] = torch.nan, torch.inf
-    mean, var = ops.activated_norm_statistics(x.to(device))
+    mean, var = target.ops.activated_norm_statistics(x.to(target.device))
     assert mean.isfinite().tolist() == var.isfinite().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3)])
-def test_no_images(device, shape):
+def test_no_images(target, shape):
+    ops, device = target.ops, target.device
     parameter = torch.ones(4, device=device)
     options = (EPS, "elu", 1.0)
     x = torch.zeros(shape, device=device)
@@ -183,7 +213,6 @@ def test_the_number_of_threads_changes_no_bit(layout):
         torch.testing.assert_close(other, results[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,20 +226,21 @@ def test_the_number_of_threads_changes_no_bit(layout):
         ({6: "relu"}, "leaky_relu, elu or identity, not relu"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(device, change, message):
-    arguments = Case((2, 4, 3, 5)).arguments()[ops.activated_norm.default]
+def test_arguments_that_do_not_fit_are_refused(target, change, message):
+    arguments = Case((2, 4, 3, 5)).arguments()[torch.ops.convbody.activated_norm.default]
     changed = [change.get(i, argument) for i, argument in enumerate(arguments)]
     with pytest.raises(RuntimeError, match=message):
-        ops.activated_norm(*(a.to(device) if isinstance(a, torch.Tensor) else a for a in changed))
+        target.ops.activated_norm(
+            *(a.to(target.device) if isinstance(a, torch.Tensor) else a for a in changed)
+        )
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_gradients_that_do_not_fit_are_refused(device):
-    case = Case((2, 4, 3, 5), device=device)
-    for op, (grad, *others) in list(case.arguments().items())[2:]:
+def test_gradients_that_do_not_fit_are_refused(target):
+    case = Case((2, 4, 3, 5), device=target.device)
+    for op, (grad, *others) in list(case.arguments(target.ops).items())[2:]:
         for other in (grad[:1], grad.double()):
             with pytest.raises(RuntimeError, match=r"the gradient of shape .* must agree in shape, type"):
                 op(other, *others)
-    op, arguments = list(case.arguments().items())[3]
+    op, arguments = list(case.arguments(target.ops).items())[3]
     with pytest.raises(RuntimeError, match=r"means has shape \(4,\) but must have \(2, 4\)"):
         op(*(case.means[0] if argument is case.means else argument for argument in arguments))
