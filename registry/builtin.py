@@ -25,6 +25,7 @@ CONFIG_MODULES = (
     "backbones.fbnet.config",
     "convbody.training.config",
     "convbody.classification.config",
+    "convbody.search.config",
     "convbody.detection.config",
     "convbody.detection.data.config",
 )

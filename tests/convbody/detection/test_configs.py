@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.stem != "base" and path.parent.name != "classification"
+    if path.stem != "base" and path.parent.name not in ("classification", "search")
 )
 
 

@@ -1,0 +1,1 @@
+"""Search for FBNet architectures that are quick on a device of one's own: measure, train, derive."""
