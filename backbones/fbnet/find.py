@@ -9,7 +9,7 @@ from typing import Any
 
 from backbones.fbnet.arch import Architecture, parse_architecture
 from backbones.fbnet.arch_file import Source, inline_source, read_source
-from registry import FBNET_ARCHS, Config, ConfigError, UnknownNameError, parse_conv_body, source_of
+from registry import FBNET_ARCHS, NECKS, Config, ConfigError, UnknownNameError, parse_conv_body, source_of
 from registry.config import is_default
 from registry.errors import describe_key, nearest_phrase, source_phrase
 
@@ -48,6 +48,7 @@ def find_architecture(name: str, cfg: Config, key: str = ARCH) -> Architecture:
         raise UnknownNameError(
             f"no FBNet architecture is called {name!r} ({describe_key(cfg, key)})"
             f"{nearest_phrase(name, known)}; list all: {FBNET_ARCHS.listing}"
+            + (f"; necks: {', '.join(NECKS.names())}" if "-" in name else "")
         )
     for other in found[1:]:
         if other != found[0]:
