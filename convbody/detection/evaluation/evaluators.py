@@ -20,7 +20,7 @@ from typing import Any
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from convbody.detection.evaluation.matching import Match
+from convbody.detection.evaluation.matching import Matches
 from registry import Config, ConfigError
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class Compared:
 
     eval: dict[str, Any]
     """As ``COCOeval.eval``: among others "precision" (T, R, K, A, M) and "recall" (T, K, A, M), float64."""
-    matches: list[Match]
-    """At IoU 0.50 (in row 0) over objects of every size, without what is neither found nor to be found."""
+    matches: Matches
+    """Over objects of every size."""
 
 
 def choose_evaluator(cfg: Config) -> str:
@@ -90,8 +90,8 @@ def _with_pycocotools(truth: dict[str, Any], found: Sequence[Record], params: Pa
     scorer.params = params
     scorer.evaluate()
     scorer.accumulate()
-    matches = [entry for entry in scorer.evalImgs if entry and entry["aRng"] == params.areaRng[0]]
-    return Compared(scorer.eval, matches)
+    entries = (entry for entry in scorer.evalImgs if entry and entry["aRng"] == params.areaRng[0])
+    return Compared(scorer.eval, Matches.gather(entries))
 
 
 def _with_hotcoco(truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
@@ -115,7 +115,7 @@ def _with_hotcoco(truth: dict[str, Any], found: Sequence[Record], params: Params
     at_50.params.iouThrs = [0.5]
     at_50.params.areaRng, at_50.params.areaRngLbl = [list(params.areaRng[0])], [params.areaRngLbl[0]]
     at_50.evaluate()
-    return Compared(whole.eval, [entry for entry in at_50.evalImgs if entry])
+    return Compared(whole.eval, Matches.gather(filter(None, at_50.evalImgs)))
 
 
 def _not_for_hotcoco(truth: dict[str, Any], found: Sequence[Record]) -> str:

@@ -1,0 +1,49 @@
+"""What the benchmarks here share: programs in processes of their own, taken in turn, and their spread."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def quartiles(values: Sequence[float], digits: int = 2) -> str:
+    """Median, and the quartiles in brackets."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def run_python(program: str, *arguments: str) -> dict[str, float]:
+    """The numbers that a program prints as JSON on its last line, in a Python of its own, on one thread."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    numbers: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return numbers
+
+
+def in_turn(programs: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str, dict[str, float]]]:
+    """``rounds`` times every program once: name -> its numbers. One round before is not counted."""
+    taken = [{name: run_python(*program) for name, program in programs.items()} for _ in range(rounds + 1)]
+    return taken[1:]
+
+
+def environment(*packages: str) -> str:
+    """The machine and the versions that figures depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}"
+    )
