@@ -20,8 +20,7 @@ def layers():
     return nn.Sequential(DFConv2d(4, 6, deformable_groups=2), nn.BatchNorm2d(6), DFConv2d(6, 4, False))
 
 
-@pytest.mark.parametrize("options", [{}, {"mask": False, "bias": False}])
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("options", "channels_last"), [({"mask": False, "bias": False}, False), ({}, True)])
 def test_opcheck(new_case, options, channels_last):
     case = new_case(**options)
     x, offset, weight, bias, mask = case.tensors(torch.float32)
