@@ -43,7 +43,7 @@ def test_kept_memory_saves_page_faults(monkeypatch, capsys):
     arguments = ["--rounds", "2", "--size", "512", "512", "--forwards", "1"]
     monkeypatch.setattr(sys, "argv", ["allocator.py", *arguments, "--networks", "plain convolutions"])
     allocator.main()
-    faults = [float(line.split()[-5]) for line in capsys.readouterr().out.splitlines() if "faults" in line]
+    faults = [float(line.split()[-6]) for line in capsys.readouterr().out.splitlines() if "faults" in line]
     assert faults[1] < faults[0] / 2
 
 
