@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from backbones.layers.frozen_conv import frozen_conv_norm
+
 
 def conv2d(
     in_channels: int,
@@ -30,6 +32,6 @@ def init_conv(conv: nn.Module) -> None:
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``: every block of every family goes through here."""
-    out: Tensor = norm(conv(x))
-    return out
+    """``norm(conv(x))``: every block of every family goes through here. A frozen norm costs nothing."""
+    out = frozen_conv_norm(conv, norm, x)
+    return norm(conv(x)) if out is None else out

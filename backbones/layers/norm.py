@@ -40,9 +40,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        scale = self.weight.to(dtype) * (self.running_var.to(dtype) + self.eps).rsqrt()
-        shift = self.bias.to(dtype) - self.running_mean.to(dtype) * scale
+        scale, shift = _affine(self, self.weight, self.bias)
         return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -82,6 +80,29 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased_var, self.momentum)
+
+
+def frozen_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift, each (C,), that ``norm`` now is; None where it moves, learns, or is no batch norm.
+
+    They are float32, or float64 where the norm is.
+    """
+    if type(norm) is FrozenBatchNorm2d:
+        return _affine(norm, norm.weight, norm.bias)
+    if type(norm) not in (nn.BatchNorm2d, SyncBatchNorm) or norm.training:
+        return None
+    assert isinstance(norm, nn.BatchNorm2d)
+    if norm.weight is None or norm.running_mean is None:
+        return None
+    if torch.is_grad_enabled() and (norm.weight.requires_grad or norm.bias.requires_grad):
+        return None
+    return _affine(norm, norm.weight, norm.bias)
+
+
+def _affine(norm: Any, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    scale = weight.to(dtype) * (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    return scale, bias.to(dtype) - norm.running_mean.to(dtype) * scale
 
 
 def batch_norm(channels: int, eps: float = 1e-5) -> nn.BatchNorm2d:
