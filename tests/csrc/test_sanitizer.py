@@ -1,0 +1,60 @@
+"""Deformable convolution on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer, at odd shapes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which("g++")
+FLAGS = ["-std=c++20", "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+EXTENSION_FLAGS = [
+    *("-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+    f"-I{Path(torch.__file__).parent / 'include'}",
+]
+TORCH_LIBRARIES = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+
+
+def sanitizer() -> Path | None:
+    """g++'s libasan; without the file, g++ only repeats its name."""
+    if COMPILER is None:
+        return None
+    says = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True)
+    path = Path(says.stdout.strip())
+    return path.resolve() if path.is_absolute() and path.exists() else None
+
+
+LIBASAN = sanitizer()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(LIBASAN is None, reason="g++ and its libasan are needed, and one is missing"),
+]
+
+
+def run(command: list[str], **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout
+
+
+def test_the_kernels_of_every_instruction_set_that_is_here(tmp_path):
+    program = tmp_path / "kernels_check"
+    run([COMPILER, *FLAGS, "tests/csrc/kernels_check.cpp", "-o", str(program)])
+    assert "baseline" in run([str(program)]).split()
+
+
+def test_the_operators_at_odd_shapes(tmp_path):
+    sources = ["csrc/library.cpp", "csrc/cpu/deform_conv.cpp", "csrc/cpu/kernels.cpp"]
+    library = tmp_path / "sanitized.so"
+    run([COMPILER, *FLAGS, *EXTENSION_FLAGS, *sources, "-o", str(library), *TORCH_LIBRARIES])
+    # Memory that Python and torch keep to their end is no leak of ours.
+    environment = {"LD_PRELOAD": str(LIBASAN), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+    counted = run([sys.executable, "tests/csrc/operators_check.py", str(library)], **environment)
+    assert int(counted) == 8 * 4 * 3 * 2 * 2
