@@ -1,7 +1,7 @@
 """What first weights are worth: a detector from scratch, and from a body pre-trained by classification.
 
     python tools/prepare_data.py fashion-mnist && python tools/prepare_data.py synthetic
-    python benchmarks/pretraining.py [--iterations 100] [--seeds 3] [--output DIR] [KEY VALUE ...]
+    python benchmarks/pretraining.py [--iterations 80] [--seeds 2] [--output DIR] [KEY VALUE ...]
 
 The body of configs/synthetic/faster_rcnn.yaml is trained on Fashion-MNIST
 (configs/classification/fashion_mnist_R_18.yaml), once. Then detectors are trained for as many iterations with
@@ -65,8 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iterations", type=int, default=100, help="of each detector (100)")
-    parser.add_argument("--seeds", type=int, default=3, help="detectors of each kind (3)")
+    parser.add_argument("--iterations", type=int, default=80, help="of each detector (80)")
+    parser.add_argument("--seeds", type=int, default=2, help="detectors of each kind (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/pretraining"), help="(runs/pretraining)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, of both tasks")
     args = parser.parse_args()
@@ -78,7 +78,7 @@ def main() -> None:
         results[start] = [
             detector_metrics(folder / str(seed), weight, seed, opts) for seed in range(args.seeds)
         ]
-    print(f"{args.iterations} iterations; {platform.machine()}, {torch.get_num_threads()} thread(s), Python")
+    print(f"{args.iterations} iterations, {torch.get_num_threads()} thread(s); {platform.machine()}, Python")
     print(f"{platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
     print(table(results))
 
