@@ -38,7 +38,7 @@ def checkpoint_stages(backbone: Backbone, names: Sequence[str], cfg: Config | No
     for name, modules in stages[backbone.frozen_stages :]:
         if name in names or ALL in names:
             for block in filter(_has_layers, _blocks(modules)):
-                block.forward = MethodType(forward, block)  # type: ignore[method-assign]
+                block.forward = MethodType(forward, block)
 
 
 def _blocks(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:

@@ -29,7 +29,8 @@ KEY = "MODEL.BACKBONE.CHECKPOINT_STAGES"
 def network(conv_body: str, frozen: int, stages: Sequence[str]) -> nn.Module:
     """The backbone for training, the named stages recomputed."""
     options = ["MODEL.BACKBONE.CONV_BODY", conv_body, "MODEL.BACKBONE.FREEZE_CONV_BODY_AT", frozen]
-    return build_backbone(load_cfg(None, [*options, KEY, tuple(stages)])).train()
+    options += ["MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 256, KEY, tuple(stages)]
+    return build_backbone(load_cfg(None, options)).train()
 
 
 class KeptBytes:
