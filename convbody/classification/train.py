@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from convbody.classification.data.loader import Batch, open_datasets, train_batc
 from convbody.classification.evaluation import evaluate
 from convbody.classification.loss import cross_entropy, mixup, target_maker
 from convbody.classification.model import build_classifier, network_input
-from convbody.training import distributed
+from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
@@ -61,8 +61,9 @@ def train_classifier(cfg: Config, *, resume: bool = False) -> TrainResult:
         notes={CONTRACT: contract.record()},
         resume=resume,
     )
+    weights = parallel.whole(result.model.state_dict())
     if distributed.is_main() and not result.interrupted:
-        logger.info("wrote %s", write_body(result.model, contract, output_dir))
+        logger.info("wrote %s", write_body(weights, contract, output_dir))
     return result
 
 
@@ -110,10 +111,10 @@ def trained_contract(cfg: Config) -> WeightContract:
     return replace(contract, size=(side, side))
 
 
-def write_body(model: nn.Module, contract: WeightContract, output_dir: Path) -> Path:
-    """Writes the body of the best checkpoint, or of ``model`` where none was evaluated; gives the path."""
+def write_body(weights: Mapping[str, Tensor], contract: WeightContract, output_dir: Path) -> Path:
+    """Writes the body of the best checkpoint, or ``weights`` where none was evaluated; gives the path."""
     best = CheckpointFolder(output_dir / "checkpoints", keep=0).best
-    state = read_checkpoint(best)["model"] if best.exists() else model.state_dict()
+    state = read_checkpoint(best)["model"] if best.exists() else weights
     prefix = "backbone."
     body = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     path = output_dir / BODY_FILE

@@ -14,6 +14,7 @@ def solver_defaults() -> dict[str, Any]:
         "MAX_ITER": 40000,  # length of the run
         "IMS_PER_BATCH": 16,  # images of one batch, over all processes
         "ACCUMULATE": 1,  # batches whose gradients are averaged into one iteration
+        "PARALLEL": "ddp",  # several processes: "ddp", each has the model | "fsdp", each has a part of it
         "OPTIMIZER": "SGD",  # "SGD" | "AdamW"
         "BASE_LR": 0.001,  # learning rate after warm-up, for weights
         "BIAS_LR_FACTOR": 2.0,  # learning rate of biases, as a multiple of a weight's

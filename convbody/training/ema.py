@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+from convbody.training.parallel import local
 
 
 class ModelEma:
@@ -41,5 +44,5 @@ class ModelEma:
         torch._foreach_lerp_(averages, targets, 1.0 - self.decay_at(iteration))
 
 
-def _state(model: nn.Module) -> chain[Tensor]:
-    return chain(model.parameters(), model.buffers())
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return map(local, chain(model.parameters(), model.buffers()))

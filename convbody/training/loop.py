@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from convbody.training import distributed
+from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint, write_checkpoint
 from convbody.training.ema import ModelEma
 from convbody.training.logging import setup_logging
@@ -39,7 +39,8 @@ class NonFiniteLossError(ConvbodyError):
 class TrainResult:
     """How a run ended.
 
-    ``iteration``: iterations done. ``model``: the module to use, the averaged one under EMA, unwrapped.
+    ``iteration``: iterations done. ``model``: the module to use, the averaged one under EMA, unwrapped; under
+    SOLVER.PARALLEL "fsdp" use it inside ``parallel.assembled(model)``.
     ``evaluations``: results by iteration. ``interrupted``: stopped by SIGTERM or Ctrl-C before the end.
     """
 
@@ -79,7 +80,7 @@ def train(
         output_dir: receives config.yaml, log.txt, metrics.jsonl, tensorboard/ and checkpoints/.
         evaluate: called with the module in eval mode and the iterations done, every SOLVER.TEST_PERIOD and at
             the end, on every process; returns the same metrics on all of them.
-        stages: the backbone's parts in order, stem first, for SOLVER.LAYER_DECAY.
+        stages: the backbone's parts in order, stem first, for SOLVER.LAYER_DECAY and SOLVER.PARALLEL "fsdp".
         notes: plain values that every checkpoint has beside the weights.
         resume: go on from the newest readable checkpoint in ``output_dir``, if there is one.
 
@@ -98,12 +99,14 @@ def train(
     model.to(device).train()
     distributed.broadcast_state(model)
     rate = learning_rate(cfg)
+    ema = ModelEma(model, solver.EMA.DECAY) if solver.EMA.ENABLED else None
+    parallel.shard(cfg, [model, ema.module] if ema else [model], stages)
     state = TrainingState(
         cfg,
         model,
         build_optimizer(cfg, model, stages),
         torch.amp.GradScaler(device.type, enabled=autocast_dtype(cfg) is torch.float16),
-        ModelEma(model, solver.EMA.DECAY) if solver.EMA.ENABLED else None,
+        ema,
         notes or {},
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", solver.KEEP_CHECKPOINTS)
@@ -180,7 +183,8 @@ class _Assessment:
 
     def _evaluate(self, module: nn.Module, iteration: int) -> None:
         assert self.evaluate is not None
-        metrics = self.evaluate(module, iteration)
+        with parallel.assembled(module):
+            metrics = self.evaluate(module, iteration)
         name = self.state.cfg.SOLVER.BEST_METRIC or next(iter(metrics), "")
         if metrics and name not in metrics:
             raise ConfigError(
@@ -189,11 +193,13 @@ class _Assessment:
             )  # fmt: skip
         earlier = [old.get(name, -math.inf) for old in self.log.evaluations.values()]
         score = metrics.get(name, -math.inf)
-        if score > max(earlier, default=-math.inf) and distributed.is_main():
-            best = {"model": module.state_dict(), "iteration": iteration, "metrics": metrics}
+        if score > max(earlier, default=-math.inf):
+            weights = parallel.whole(module.state_dict())
+            best = {"model": weights, "iteration": iteration, "metrics": metrics}
             said = {**self.state.notes, "config": self.state.cfg.dump()}
-            write_checkpoint({**best, **said}, self.checkpoints.best)
-            logger.info("best so far: %s %.4f at iteration %d", name, score, iteration)
+            if distributed.is_main():
+                write_checkpoint({**best, **said}, self.checkpoints.best)
+                logger.info("best so far: %s %.4f at iteration %d", name, score, iteration)
         # After best.pth: a row here means that all that follows from it is on disk.
         self.log.add({"iteration": iteration, "eval": metrics})
 

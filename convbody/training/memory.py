@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from convbody.training import distributed
 from registry import Config, ConvbodyError
@@ -55,8 +56,10 @@ def fitting_images(model: nn.Module, losses: Losses, batch: Any) -> int | None:
     """About how many images of ``batch`` fit into the memory that is free: fewer than it has, maybe none.
 
     Judged by what a pass with one or two images keeps for the backward pass; None where that fails for
-    another reason than memory.
+    another reason than memory, or would need the other processes.
     """
+    if isinstance(model, FSDPModule):
+        return None
     count, device = len(batch[0]), next(model.parameters()).device
     model.zero_grad()
     if device.type == "cuda":

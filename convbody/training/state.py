@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 import convbody
-from convbody.training import distributed
+from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointError
 from convbody.training.ema import ModelEma
 from convbody.training.random_state import random_state, seed_everything, set_random_state
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 #: Keys that may differ between a run and its continuation without a word.
 _FREE_KEYS = {"OUTPUT_DIR", "PATHS_CATALOG", "AMP_VERBOSE", "SOLVER.LOG_PERIOD", "SOLVER.TENSORBOARD"}
+_FREE_KEYS |= {"SOLVER.PARALLEL", "MODEL.BACKBONE.CHECKPOINT_STAGES"}
 
 
 @dataclass
@@ -57,7 +59,7 @@ class TrainingState:
         distributed.broadcast_buffers(self.model)
         if self.ema:
             distributed.broadcast_buffers(self.ema.module)
-        if (culprit := _first_nonfinite(self.model)) is not None:
+        if culprit := next(filter(None, distributed.all_gather_object(_first_nonfinite(self.model))), None):
             raise CheckpointError(
                 f"not saved: {culprit} is not finite after iteration {iteration}; --resume goes on from the "
                 f"checkpoint before"
@@ -65,9 +67,9 @@ class TrainingState:
         return {
             **self.notes,
             "iteration": iteration,
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
+            "model": parallel.whole(self.model.state_dict()),
+            "ema": parallel.whole(self.ema.module.state_dict()) if self.ema else None,
+            "optimizer": parallel.whole(self.optimizer.state_dict()),
             "optimizer_name": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
             "random": distributed.all_gather_object(random_state()),
@@ -127,7 +129,12 @@ class TrainingState:
                 f"{path} cannot be resumed: it trains other parameters than this config, such as {moved[0]} "
                 f"({len(moved)} in all); resume with its own config, or start anew with MODEL.WEIGHT {path}"
             )
-        self.optimizer.load_state_dict(state)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        shares = {
+            number: {key: parallel.share(value, parameters[number]) for key, value in entries.items()}
+            for number, entries in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": shares})
         for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
             group.update({key: value for key, value in fresh.items() if key != "params"})
 
@@ -178,12 +185,14 @@ def _load_model(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             f"{path} is of another model: {len(odd)} tensors differ, the first is {odd[0]}; "
             f"resume with the config of the run, or start anew in another OUTPUT_DIR"
         )
-    model.load_state_dict(state)
+    shares = copy(state)
+    shares.update((key, parallel.share(value, here[key])) for key, value in state.items())
+    model.load_state_dict(shares)
 
 
 def _first_nonfinite(model: nn.Module) -> str | None:
     # Parameters only: a buffer may be infinite by design, such as the mask of an attention.
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not bool(torch.isfinite(parallel.local(parameter)).all()):
             return name
     return None

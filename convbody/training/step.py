@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from convbody.training import distributed
+from convbody.training import parallel
 from convbody.training.memory import explained
 from convbody.training.state import TrainingState
 from registry import Config, ConfigError, ConvbodyError
@@ -56,7 +55,7 @@ class Step:
         self._batch_ids = batch_ids
         self._device = device
         self._dtype = autocast_dtype(state.cfg)
-        self._model = _parallel(state.model, device)
+        self._model = parallel.wrap(state.cfg, state.model, device)
         self._explained: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward_backward(self, stream: Iterator[Any]) -> Outcome:
@@ -69,7 +68,7 @@ class Step:
             self._explained = partial(
                 explained, self._state.cfg, self._state.model, self._autocast_losses, batch
             )
-            with self._explained(), _gradients_travel(self._model, number == count):
+            with self._explained(), parallel.gradients_travel(self._model, number == count):
                 terms = self._autocast_losses(self._model, batch)
                 total = torch.stack([term.float() for term in terms.values()]).sum()
                 self._state.scaler.scale(total / count).backward()
@@ -108,25 +107,14 @@ def _next(stream: Iterator[Any]) -> Any:
         raise ConvbodyError("the stream of batches ended; it has to be endless") from None
 
 
-def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` with gradients averaged over processes; buffers are sent only before they are used."""
-    if distributed.world_size() == 1:
-        return model
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
-
-
-def _gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None]:
-    if now or not isinstance(model, DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
-
-
+@torch.no_grad()
 def _clip(cfg: Config, model: nn.Module) -> None:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.CLIP_TYPE == "norm":
         nn.utils.clip_grad_norm_(model.parameters(), clip.CLIP_VALUE, clip.NORM_TYPE)
     elif clip.CLIP_TYPE == "value":
-        nn.utils.clip_grad_value_(model.parameters(), clip.CLIP_VALUE)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parallel.local(parameter.grad).clamp_(-clip.CLIP_VALUE, clip.CLIP_VALUE)
     else:
         raise ConfigError("no such way to clip; use norm or value", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", cfg)

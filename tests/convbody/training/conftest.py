@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 def processes() -> BaseContext:
     """Starts real processes fast: forked from one that has torch loaded and has not used it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "fvcore.common.param_scheduler"])
+    context.set_forkserver_preload(
+        ["torch._dynamo", "torch.distributed.fsdp", "fvcore.common.param_scheduler"]
+    )
     return context
 
 

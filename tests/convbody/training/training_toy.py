@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convbody.training import NonFiniteLossError, TrainResult, distributed, train
+from convbody.training import NonFiniteLossError, TrainResult, distributed, parallel, train
 from registry import Config, load_cfg
 
 Batch = tuple[Tensor, Tensor, list[str]]
@@ -84,14 +84,16 @@ def evaluate(model: nn.Module, iteration: int) -> dict[str, float]:
 
 def run(folder: Path, cfg: Config, model: nn.Module | None = None, **options: Any) -> TrainResult:
     """Train the toy."""
+    model = model or network()
     defaults: dict[str, Any] = {
+        "stages": [("stem", [model.conv, model.norm])],
         "losses": losses,
         "batch_ids": lambda batch: batch[2],
         "evaluate": evaluate,
         "output_dir": folder,
     }
     batches = options.pop("batches", lambda start: stream(cfg.SOLVER.IMS_PER_BATCH, start))
-    return train(cfg, model or network(), batches, **{**defaults, **options})
+    return train(cfg, model, batches, **{**defaults, **options})
 
 
 def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any], begun: Any = None) -> None:
@@ -110,7 +112,10 @@ def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any
     # Other processes begin with other weights, which must not matter.
     model = network(7 + distributed.rank(), **options.pop("network", {}))
     result = run(folder, config(**changes), model, **options)
-    torch.save((model.state_dict(), result.model.state_dict()), folder / f"final_{distributed.rank()}.pth")
+    torch.save(
+        parallel.whole([model.state_dict(), result.model.state_dict()]),
+        folder / f"final_{distributed.rank()}.pth",
+    )
     distributed.shutdown()
 
 

@@ -1,0 +1,128 @@
+"""How the processes of a run share its model: each has a whole one (DDP), or a part of one (FSDP).
+
+DDP: Li et al. 2020, arXiv 2006.15704. FSDP: Zhao et al. 2023, arXiv 2304.11277, in torch as ``fully_shard``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from convbody.training import distributed
+from convbody.training.schedule import Stages
+from registry import Config, ConfigError
+
+PARALLEL_KEY = "SOLVER.PARALLEL"
+
+
+def shard(cfg: Config, models: Sequence[nn.Module], stages: Stages) -> None:
+    """Under "fsdp" with several processes, leaves each of them its share of every parameter of ``models``.
+
+    ``stages`` are those of the first model; the others are copies of it. A stage's parameters are gathered
+    while it computes, the rest's for a whole iteration. Build the optimiser afterwards.
+
+    Raises:
+        ConfigError: no such way, or one that cannot be gone with this DTYPE or model.
+    """
+    if cfg.SOLVER.PARALLEL not in ("ddp", "fsdp"):
+        raise ConfigError("no such way to train in parallel; use ddp or fsdp", PARALLEL_KEY, cfg)
+    if cfg.SOLVER.PARALLEL != "fsdp" or distributed.world_size() == 1:
+        return
+    if cfg.DTYPE == "float16":
+        raise ConfigError("fsdp does not scale the loss of float16; use bfloat16 or ddp", PARALLEL_KEY, cfg)
+    for name, parameter in models[0].named_parameters():
+        if parameter.ndim == 0:
+            raise ConfigError(f"fsdp cannot divide the scalar {name}; use ddp", PARALLEL_KEY, cfg)
+    paths = {module: path for path, module in models[0].named_modules()}
+    parts = [paths[module] for _, modules in stages for module in modules if _can_be_a_part(module, paths)]
+    device = next(models[0].parameters()).device
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
+    for model in models:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()  # channels_last weights cannot be divided
+        for path in parts:
+            fully_shard(model.get_submodule(path), mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+
+def _can_be_a_part(module: nn.Module, paths: dict[nn.Module, str]) -> bool:
+    """Whether calling ``module`` is what uses its parameters: it is of the model, and no list of modules."""
+    called = type(module).forward is not nn.Module.forward
+    return module in paths and called and any(True for _ in module.parameters())
+
+
+def wrap(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` with gradients averaged over processes; buffers are sent only before they are used.
+
+    The graph is taken to be static, every trainable parameter having a gradient in each iteration, which DDP
+    asks for anyway; with several backward passes in an iteration, DDP knows no static graph.
+    """
+    if distributed.world_size() == 1 or isinstance(model, FSDPModule):
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        static_graph=cfg.SOLVER.ACCUMULATE == 1,
+    )
+
+
+def gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """While entered, a backward pass averages gradients over processes, if ``now``, or only adds them up."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+    if now or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+@contextmanager
+def assembled(model: nn.Module) -> Iterator[None]:
+    """While entered, each process has the whole model, and may call it as often as it likes."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:  # the whole model first: it makes the others its parts
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.reshard()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's share of ``tensor``, in the same memory; all of it where it is not divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tree: Any) -> Any:
+    """``tree`` of dicts and lists with divided tensors gathered on the main process, and None on the others.
+
+    A checkpoint made of it does not tell how many processes wrote it. Every process must call it.
+    """
+    if isinstance(tree, DTensor):
+        full = tree.full_tensor()
+        return full.cpu() if distributed.is_main() else None
+    if isinstance(tree, dict):
+        gathered = copy(tree)  # with what else a state dict has, its versions
+        gathered.update((key, whole(value)) for key, value in tree.items())
+        return gathered
+    return [whole(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def share(tensor: Any, like: Tensor) -> Any:
+    """``tensor`` divided as ``like`` is, if it is one of that shape; the opposite of ``whole``."""
+    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
