@@ -119,7 +119,7 @@ def extra_mebibytes(call: Call) -> float | None:
 
 
 def return_freed_memory() -> None:
-    """From now on memory of 64 KiB and more goes back to the system when it is freed (glibc)."""
+    """Gives back what was freed, and from now on what is freed of 64 KiB and more at once (glibc)."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
         libc.malloc_trim(0)
@@ -153,7 +153,6 @@ def measure(shape: tuple[int, int, int], type_name: str, threads: int, rounds: i
 
 def add_memory(rows: list[Row]) -> None:
     """Fills in the peaks, after all times are taken: memory that is not kept costs time."""
-    return_freed_memory()
     cases: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         shape = (row["channels"], row["height"], row["width"])
@@ -163,6 +162,7 @@ def add_memory(rows: list[Row]) -> None:
         found = implementations(shape, getattr(torch, type_name))
         for row in of_case:
             if calls := found.get(row["implementation"]):
+                return_freed_memory()
                 row["extra MiB"] = extra_mebibytes(calls[row["pass"]])
 
 
