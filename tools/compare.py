@@ -18,6 +18,8 @@ from pathlib import Path
 from convbody import cli
 from registry import ConvbodyError
 
+PARTS = ("backbone", "classifier", "detector")
+
 
 def parser() -> argparse.ArgumentParser:
     top = cli.common_parser(__doc__)
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a config key of the other side; its SOLVER keys are those of the config otherwise (repeatable)",
     )
-    top.add_argument("--part", choices=("backbone", "detector"), default="backbone", help="of the config")
+    top.add_argument("--part", choices=PARTS, default="backbone", help="of the config")
     top.add_argument("--size", nargs=2, type=int, default=(64, 64), metavar=("H", "W"), help="pixels (64 64)")
     top.add_argument("--images", type=int, default=2, metavar="N", help="images in the batch (2)")
     top.add_argument("--steps", type=int, default=1, metavar="N", help="steps of the optimiser (1)")

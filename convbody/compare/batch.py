@@ -9,12 +9,15 @@ from convbody.detection.inputs import TargetNeeds
 from registry import ConvbodyError
 
 
-def random_images(count: int, height: int, width: int, seed: int) -> Batch:
-    """Images (count, 3, height, width), float32, standard normal. Raises ConvbodyError for a size below 1."""
+def random_images(count: int, height: int, width: int, seed: int, channels: int = 3) -> Batch:
+    """Images (count, channels, height, width), float32, standard normal.
+
+    Raises ConvbodyError for a size below 1.
+    """
     if min(count, height, width) < 1:
         raise ConvbodyError(f"a batch of {count} images of {height}x{width} pixels is none; give 1 or more")
     generator = torch.Generator().manual_seed(seed)
-    return {"images": torch.randn(count, 3, height, width, generator=generator)}
+    return {"images": torch.randn(count, channels, height, width, generator=generator)}
 
 
 def random_scenes(count: int, height: int, width: int, needs: TargetNeeds, seed: int) -> Batch:

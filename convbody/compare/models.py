@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from backbones import Backbone, build_backbone
 from backbones.weights import load_weights
+from convbody.classification import build_classifier
 from convbody.compare.observe import Side
 from convbody.detection import build_detector
 from convbody.training.random_state import seed_everything
@@ -19,17 +20,23 @@ from registry.errors import in_one_line, nearest_phrase
 from registry.merge import check_options, merge_options
 from registry.plugins import load_plugins
 
+#: What of a config can be compared, and what makes it.
+_BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
+    "backbone": build_backbone,
+    "classifier": build_classifier,
+    "detector": build_detector,
+}
 #: What may follow --against, for messages.
 FORMS = "config:FILE.yaml, torchvision:NAME, timm:NAME, trace:FOLDER or package.module:function"
 
 
 def from_config(cfg: Config, part: str, label: str) -> Side:
-    """The "backbone" or "detector" of ``cfg``, with MODEL.WEIGHT where it is set, and its optimiser.
+    """The "backbone", "classifier" or "detector" of ``cfg``, with MODEL.WEIGHT if set, and its optimiser.
 
     The learning rate is BASE_LR with the factors of its groups: without warm-up and schedule.
     """
     seed_everything(cfg.SEED)
-    model = build_backbone(cfg) if part == "backbone" else build_detector(cfg)
+    model: nn.Module = _BUILDERS[part](cfg)
     if cfg.MODEL.WEIGHT:
         load_weights(model, cfg.MODEL.WEIGHT, cfg)
     return Side(label, model, _optimizer(cfg, model, part))

@@ -42,6 +42,9 @@ def pair(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Pairing:
         raise ConvbodyError(
             f"no tensor of one side is known on the other: {_few(first)} here, {_few(second)} there"
         )
+    # What no rule names, but both sides call the same: the linear layer of a classifier.
+    taken = set(tensors.values())
+    tensors |= {name: name for name in first if name not in tensors and name in second and name not in taken}
     different = [
         f"{a} is {tuple(first[a].shape)}, {b} is {tuple(second[b].shape)}"
         for a, b in tensors.items()

@@ -44,10 +44,15 @@ class Projection:
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Outcome:
-    """Of logits (N, classes) where image i is of class i modulo the number of classes; mean over images."""
+    """Of logits (N, classes) with the "targets" (N, classes) of the batch; mean over images.
+
+    Without targets image i is of class i modulo the number of classes.
+    """
     (logits,) = tensors_of(model(batch["images"]))
-    labels = torch.arange(len(logits)) % logits.shape[1]
-    return Outcome({"logits": logits}, {"cross entropy": F.cross_entropy(logits, labels)})
+    targets = batch.get("targets", torch.arange(len(logits)) % logits.shape[1])
+    if targets.dim() == 2 and targets.shape != logits.shape:
+        raise ConvbodyError(f"targets are of {targets.shape[1]} classes, logits of {logits.shape[1]}")
+    return Outcome({"logits": logits}, {"cross entropy": F.cross_entropy(logits, targets)})
 
 
 def detector_losses(model: nn.Module, batch: Batch) -> Outcome:

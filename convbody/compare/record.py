@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-#: Name -> tensor. "images" is float (N, 3, H, W); a detector also has "targets.<i>.<key>" of each image.
+#: Name -> tensor. "images" is float (N, C, H, W); a classifier may have "targets" (N, classes); a detector
+#: has "targets.<i>.<key>" of each image.
 Batch = dict[str, Tensor]
 
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
+from convbody.classification.loss import target_maker
+from convbody.classification.model import image_channels
 from convbody.compare.batch import random_images, random_scenes
 from convbody.compare.models import from_config, named
 from convbody.compare.observe import Side
@@ -29,7 +33,7 @@ class Request:
         model: the first side: "config:" with the path for the label, or another of ``models.FORMS``.
         against: the second side, or None to record only.
         changes: config keys of the second side, KEY, VALUE, ...
-        part: "backbone" or "detector".
+        part: "backbone", "classifier" or "detector".
         size, images: of the batch, (height, width) in pixels.
         steps: of the optimiser.
         own_weights: whether each side keeps the weights it is built with.
@@ -91,6 +95,10 @@ def _compare(cfg: Config, first: Side, against: str, request: Request) -> Compar
 def _batch(cfg: Config, side: Side, request: Request) -> Batch:
     if request.part == "backbone":
         return random_images(request.images, *request.size, cfg.SEED)
+    if request.part == "classifier":
+        batch = random_images(request.images, *request.size, cfg.SEED, image_channels(cfg))
+        labels = torch.arange(request.images) % cfg.MODEL.CLASSIFIER.NUM_CLASSES
+        return batch | {"targets": target_maker(cfg)(labels)}
     needs = getattr(side.model, "needs", TargetNeeds(num_classes=2))
     return random_scenes(request.images, *request.size, needs, cfg.SEED)
 

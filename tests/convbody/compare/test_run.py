@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from convbody.compare.run import Request, run
 from registry import ConvbodyError, load_cfg
 
+RECIPE = Path(__file__).resolve().parents[3] / "configs" / "classification" / "imagenet_R_50.yaml"
 NARROW = {
     "MODEL.BACKBONE.CONV_BODY": "R-18",
     "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 0,
@@ -31,6 +33,38 @@ def test_a_model_is_recorded_and_is_its_trace(cfg, tmp_path, capsys):
     assert run(cfg, Request("config:", against=f"trace:{trace}", json=written)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("The same within rounding")
     assert json.loads(written.read_text())["same"] is True
+
+
+CLASSIFIER = {
+    "MODEL.BACKBONE.CONV_BODY": "R-18",
+    "MODEL.RESNETS.TRANS_FUNC": "BasicBlockWithBatchNorm",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [("resnet18", CLASSIFIER), pytest.param("resnet50", {}, marks=pytest.mark.slow)],
+)
+def test_a_step_of_the_recipe_is_that_of_torchvision(model, changes, capsys, tmp_path):
+    """Smoothed labels, no decay of norms and biases: weights, layers, loss, gradients and update."""
+    cfg = load_cfg(RECIPE, [part for pair in changes.items() for part in pair])
+    request = Request("config:", f"torchvision:{model}", part="classifier", json=tmp_path / "out.json")
+    assert run(cfg, request) == 0
+    printed = capsys.readouterr().out
+    assert all(phase in printed for phase in ("weights", "forward", "loss", "gradients", "step 1"))
+    request = Request(
+        "config:", f"torchvision:{model}", ("SOLVER.WEIGHT_DECAY_NORM", "0.1"), part="classifier"
+    )
+    if model == "resnet18":
+        assert run(cfg, request) == 1
+        assert "step 1" in capsys.readouterr().out.rpartition("They part")[2]
+
+
+def test_targets_of_other_classes_are_one_line(tmp_path):
+    opts = [part for pair in CLASSIFIER.items() for part in pair]
+    cfg = load_cfg(RECIPE, [*opts, "MODEL.CLASSIFIER.NUM_CLASSES", 10])
+    with pytest.raises(ConvbodyError, match="differ in shape"):
+        run(cfg, Request("config:", "torchvision:resnet18", part="classifier"))
 
 
 @pytest.mark.parametrize(
