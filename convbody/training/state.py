@@ -25,8 +25,10 @@ from registry import Config
 logger = logging.getLogger(__name__)
 
 #: Keys that may differ between a run and its continuation without a word.
-_FREE_KEYS = {"OUTPUT_DIR", "PATHS_CATALOG", "AMP_VERBOSE", "SOLVER.LOG_PERIOD", "SOLVER.TENSORBOARD"}
-_FREE_KEYS |= {"SOLVER.PARALLEL", "MODEL.BACKBONE.CHECKPOINT_STAGES"}
+_FREE_KEYS = {"OUTPUT_DIR", "PATHS_CATALOG", "AMP_VERBOSE", "SOLVER.LOG_PERIOD", "SOLVER.TENSORBOARD"} | {
+    "SOLVER.PARALLEL",
+    "MODEL.BACKBONE.CHECKPOINT_STAGES",
+}
 
 
 @dataclass
