@@ -2,6 +2,7 @@
 """Searches an FBNet architecture for a device: measure blocks, train a supernet, derive an architecture.
 
 python tools/search_fbnet.py latency --config-file C.yaml --output table.json [--device cpu] [--validate]
+    python tools/search_fbnet.py train --config-file C.yaml SEARCH.LATENCY.TABLE table.json [--resume]
 """
 
 from __future__ import annotations
@@ -59,7 +60,20 @@ def latency(args: argparse.Namespace) -> None:
         print(f"mean error {found.mean_error:.1%} with the constant {found.constant:.3f}")
 
 
-COMMANDS = {"latency": (latency_parser, latency)}
+def train_parser() -> argparse.ArgumentParser:
+    parser = cli.common_parser("Trains the supernet and the choice among its candidates, into OUTPUT_DIR.")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    return parser
+
+
+def train(args: argparse.Namespace) -> None:
+    cfg = cli.load_config(args)
+    from convbody.search.train import search
+
+    search(cfg, resume=args.resume)
+
+
+COMMANDS = {"latency": (latency_parser, latency), "train": (train_parser, train)}
 
 
 def main() -> None:

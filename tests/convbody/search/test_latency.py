@@ -19,8 +19,8 @@ def edit_table(path, **conditions):
 
 def test_equal_shapes_are_one_entry_and_the_identity_is_none(search_cfg):
     entries = entries_of(space_from_cfg(search_cfg()))
-    assert len(entries) == 1 + 3 + 4 + 3  # first, 4->4, 4->8 at stride 2, 8->8 twice the same
-    assert "ir_k5_e3 4->8 /2 at 16x16" in entries
+    assert len(entries) == 1 + 3 + 4 + 3  # first, 8->8, 8->16 at stride 2, 16->16 twice the same
+    assert "ir_k5_e3 8->16 /2 at 16x16" in entries
     assert len(entries_of(space_from_cfg(get_cfg()))) == 103
 
 
@@ -75,9 +75,9 @@ def test_a_missing_entry_is_refused(search_cfg):
     cfg = search_cfg()
     path = Path(cfg.SEARCH.LATENCY.TABLE)
     content = json.loads(path.read_text())
-    del content["samples_us"]["ir_k3_s2 8->8 /1 at 8x8"]
+    del content["samples_us"]["ir_k3_s2 16->16 /1 at 8x8"]
     path.write_text(json.dumps(content))
-    with pytest.raises(TableError, match="no entry 'ir_k3_s2 8->8 /1 at 8x8'"):
+    with pytest.raises(TableError, match="no entry 'ir_k3_s2 16->16 /1 at 8x8'"):
         latencies(cfg, space_from_cfg(cfg))
 
 

@@ -36,13 +36,13 @@ def test_a_random_architecture_is_a_body(search_cfg):
     assert choice == space.random(random.Random(0))
     body = build_network(space, choice).eval()
     (feature,) = body(torch.zeros(1, 3, 32, 32))
-    assert feature.shape == (1, 8, 8, 8)
+    assert feature.shape == (1, 16, 8, 8)
 
 
 def test_the_supernet_has_strides_of_its_own(search_cfg):
     space = space_from_cfg(search_cfg())
     layer = space.layers[1]
-    image = torch.zeros(1, 4, 8, 8)
+    image = torch.zeros(1, 8, 8, 8)
     assert space.block(layer, "ir_k3_e1").eval()(image).shape[-1] == 4
     assert space.first_convolution(3).eval()(torch.zeros(1, 3, 8, 8)).shape[-1] == 4
     assert space.first_convolution(3, training=True).eval()(torch.zeros(1, 3, 8, 8)).shape[-1] == 8

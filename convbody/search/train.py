@@ -1,0 +1,163 @@
+"""``search(cfg)``: trains a supernet and the choice among its candidates, in turns."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convbody.classification.data.loader import Batch, open_datasets, train_batches
+from convbody.classification.data.sets import LabelledImages
+from convbody.classification.evaluation import evaluate
+from convbody.search.latency import latencies
+from convbody.search.run import Mixture, SearchRun
+from convbody.search.space import space_from_cfg
+from convbody.search.split import Moment, split, timetable
+from convbody.search.supernet import build_supernet
+from convbody.training import distributed
+from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint
+from convbody.training.logging import setup_logging
+from convbody.training.loop import NonFiniteLossError
+from convbody.training.metrics import MetricsLog
+from convbody.training.random_state import untouched_random_state
+from convbody.training.signals import StopRequest
+from registry import Config, ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended: steps done, the choice (layers, candidates), and whether a signal cut it short."""
+
+    step: int
+    theta: Tensor
+    interrupted: bool
+
+
+def search(cfg: Config, *, resume: bool = False) -> SearchResult:
+    """The search that SEARCH describes, into OUTPUT_DIR; each process of a distributed run calls this alike.
+
+    Every epoch trains weights on one part of DATASETS.TRAIN, and after SEARCH.WARMUP_EPOCHS the choice on the
+    other part. The folder receives checkpoints, metrics.jsonl with a row for each epoch, and the log.
+
+    Raises:
+        ConvbodyError: anything a user can mend, before the first step wherever it can be known by then.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    setup_logging(folder)
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("no data set to train on", "DATASETS.TRAIN", cfg)
+    space = space_from_cfg(cfg)
+    table = latencies(cfg, space)
+    parts = split(cfg, open_datasets(cfg, "DATASETS.TRAIN"))
+    tests = open_datasets(cfg, "DATASETS.TEST")
+    plan = timetable(cfg, *(sum(map(len, part)) for part in parts))
+    torch.manual_seed(cfg.SEED)
+    model = build_supernet(cfg, space).to(distributed.device_for(cfg)).train()
+    distributed.broadcast_state(model)
+    run = SearchRun(cfg, space, table, model, plan)
+    checkpoints = CheckpointFolder(folder / "checkpoints", cfg.SOLVER.KEEP_CHECKPOINTS)
+    start = _start(run, checkpoints, resume)
+    if distributed.is_main():
+        (folder / "config.yaml").write_text(cfg.dump())
+    streams = _Streams([train_batches(cfg, part) for part in parts])
+    with MetricsLog(folder, start, cfg.SOLVER.TENSORBOARD) as log, StopRequest() as stop:
+        for step in range(start, plan.total):
+            moment, done = plan.at(step), step + 1
+            loss = _step(run, streams, moment)
+            failed, stopping = distributed.any_over_ranks(
+                not math.isfinite(loss), stop.signal_name is not None
+            )
+            if failed:
+                raise NonFiniteLossError(
+                    f"the loss is {loss} in step {done}; lower SOLVER.BASE_LR, then start anew or --resume"
+                )
+            epoch = moment.epoch + 1 if done == plan.steps_before(moment.epoch + 1) else 0
+            if epoch:
+                _report(run, tests, log, done, epoch)
+            if stopping or done == plan.total or _is_due(epoch, cfg.SEARCH.CHECKPOINT_EPOCHS):
+                payload = run.capture(done)
+                if distributed.is_main():
+                    logger.info("saved %s", checkpoints.save(payload, done))
+            if stopping and done < plan.total:
+                logger.info("stopped by a signal after step %d; --resume goes on from there", done)
+                return SearchResult(done, model.theta.detach().cpu(), interrupted=True)
+    return SearchResult(plan.total, model.theta.detach().cpu(), interrupted=False)
+
+
+class _Streams:
+    """The batches of both parts, each from the first one asked for on."""
+
+    def __init__(self, batches: list[Callable[[int], Iterator[Batch]]]) -> None:
+        self._batches = batches
+        self._open: dict[bool, Iterator[Batch]] = {}
+
+    def next(self, moment: Moment) -> Batch:
+        """The batch of a moment; moments come in their order."""
+        theta = moment.trains_theta
+        if theta not in self._open:
+            self._open[theta] = self._batches[theta](moment.number)
+        return next(self._open[theta])
+
+
+def _step(run: SearchRun, streams: _Streams, moment: Moment) -> float:
+    batch = streams.next(moment)
+    if moment.trains_theta:
+        return run.theta_step(batch, moment.epoch)
+    return run.weight_step(batch, moment.number, moment.epoch)
+
+
+def _is_due(epoch: int, period: int) -> bool:
+    return epoch > 0 and period > 0 and epoch % period == 0
+
+
+def _report(run: SearchRun, tests: list[LabelledImages], log: MetricsLog, done: int, epoch: int) -> None:
+    """The row of an epoch that has ended, and its evaluation where one is due."""
+    row = run.report(epoch - 1)
+    logger.info(
+        "epoch %d/%d  %s  latency %.0f us, of the likeliest %.0f us  beta %.3g  temperature %.3g",
+        epoch, run.plan.epochs, ", ".join(f"{name} {loss:.4g}" for name, loss in row["losses"].items()),
+        row["latency_us"]["expected"], row["latency_us"]["likeliest"], row["beta"], row["temperature"],
+    )  # fmt: skip
+    log.add({"iteration": done, **row})
+    if tests and (epoch == run.plan.epochs or _is_due(epoch, run.cfg.SEARCH.TEST_EPOCHS)):
+        log.add({"iteration": done, "eval": _accuracy(run, tests)})
+
+
+def _accuracy(run: SearchRun, tests: list[LabelledImages]) -> dict[str, float]:
+    """Top-1 and top-5 of the likeliest architecture, or of the mixture where only mixtures were trained."""
+    distributed.broadcast_buffers(run.model)
+    run.model.eval()
+    with untouched_random_state(), torch.no_grad():
+        mixture = Mixture(run.model, run.model.theta.softmax(1)).eval()
+        model = run.model if run.cfg.SEARCH.FORWARD == "sampled" else mixture
+        metrics = evaluate(model, run.cfg, tests)
+    run.model.train()
+    return metrics
+
+
+def _start(run: SearchRun, checkpoints: CheckpointFolder, resume: bool) -> int:
+    """The step to begin at: that of the newest readable checkpoint, or 0."""
+    if not resume:
+        if files := checkpoints.files():
+            raise CheckpointError(
+                f"{files[-1]} is of an earlier search; go on with --resume, or set another OUTPUT_DIR"
+            )
+        run.seed(0)
+        return 0
+    # Rank 0 judges which file is good; the others read that one.
+    found = checkpoints.newest_readable() if distributed.is_main() else None
+    path = distributed.broadcast_object(found[0] if found else None)
+    if path is None:
+        logger.info("nothing to resume in %s: starting at step 0", checkpoints.folder)
+        run.seed(0)
+        return 0
+    step = run.restore(found[1] if found else read_checkpoint(path), path)
+    logger.info("resumed %s at step %d", path, step)
+    return step
