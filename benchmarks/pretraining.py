@@ -78,8 +78,9 @@ def main() -> None:
         results[start] = [
             detector_metrics(folder / str(seed), weight, seed, opts) for seed in range(args.seeds)
         ]
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     print(f"{args.iterations} iterations, {torch.get_num_threads()} thread(s); {platform.machine()}")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    print(f"Python {platform.python_version()}, {versions}")
     print(table(results))
 
 
