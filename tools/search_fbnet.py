@@ -3,6 +3,7 @@
 
 python tools/search_fbnet.py latency --config-file C.yaml --output table.json [--device cpu] [--validate]
     python tools/search_fbnet.py train --config-file C.yaml SEARCH.LATENCY.TABLE table.json [--resume]
+    python tools/search_fbnet.py derive --config-file C.yaml --name my_search_01 --hard
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 
 from convbody import cli
+from registry import ConvbodyError
 
 
 def latency_parser() -> argparse.ArgumentParser:
@@ -73,7 +75,38 @@ def train(args: argparse.Namespace) -> None:
     search(cfg, resume=args.resume)
 
 
-COMMANDS = {"latency": (latency_parser, latency), "train": (train_parser, train)}
+def derive_parser() -> argparse.ArgumentParser:
+    parser = cli.common_parser("Writes architectures of the search in OUTPUT_DIR into MODEL.FBNET.ARCH_DIRS.")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--hard", action="store_true", help="the likeliest candidate of each layer")
+    how.add_argument("--sample", type=int, metavar="N", help="N drawn ones; several are NAME_1, NAME_2, ...")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws (0)")
+    parser.add_argument("--name", required=True, help="of the file, and of the body: FBNet-NAME")
+    return parser
+
+
+def derive(args: argparse.Namespace) -> None:
+    if args.sample is not None and args.sample < 1:
+        raise ConvbodyError("--sample takes 1 or more")
+    cfg = cli.load_config(args)
+    from convbody.search import derive as home
+    from convbody.search.latency import latencies
+    from convbody.search.space import space_from_cfg
+
+    space = space_from_cfg(cfg)
+    for found in home.derive(cfg, args.name, samples=args.sample or 0, seed=args.seed):
+        print(home.chart(space, latencies(cfg, space), found.choice))
+        print(
+            f"FBNet-{found.name}: expected {found.expected_us:.0f} us, measured {found.measured_us:.0f} us, "
+            f"{found.gflops:.3f} GFLOPs, {found.parameters:,} parameters; {found.path}"
+        )
+
+
+COMMANDS = {
+    "latency": (latency_parser, latency),
+    "train": (train_parser, train),
+    "derive": (derive_parser, derive),
+}
 
 
 def main() -> None:

@@ -43,6 +43,23 @@ def search_loss(cross_entropy: Tensor, latency: Tensor, alpha: float, beta: floa
     return cross_entropy * alpha * latency.log() ** beta
 
 
+_AT_ONCE = 4.0  # the power of latency / target that acts before beta has adapted; it keeps that from swinging
+
+
 def adapted_beta(beta: float, latency: float, target: float, rate: float) -> float:
     """Beta after a step whose expected latency was ``latency``: more where that is above the target."""
-    return float(min(max(beta * (latency / target) ** rate, 1e-3), 1e3))
+    return float(min(max(beta * (latency / target) ** rate, 0.01), 30.0))
+
+
+def pressure(beta: float, latency: float, target: float) -> float:
+    """The exponent of a step that comes from an expected latency: beta, and more at once above the target."""
+    return float(beta * (latency / target) ** _AT_ONCE)
+
+
+def targeted_loss(cross_entropy: Tensor, latency: Tensor, exponent: float) -> Tensor:
+    """A loss with the gradient of ``search_loss`` divided by alpha * log(latency) ** exponent.
+
+    On the way to a target the exponent may grow so far that a few draws of a large latency would outweigh
+    all others, or overflow; divided, they do not.
+    """
+    return cross_entropy + cross_entropy.detach() * exponent * latency.log().log()

@@ -57,7 +57,7 @@ def search_defaults() -> dict[str, Any]:
         "BETA": 0.6,
         # Microseconds that the expected latency is led to, by adapting BETA; 0: BETA stays.
         "TARGET_LATENCY": 0.0,
-        "BETA_RATE": 0.1,  # with a target: BETA is multiplied by (latency / target) ** BETA_RATE each step
+        "BETA_RATE": 0.05,  # with a target: BETA is multiplied by (latency / target) ** BETA_RATE each step
         "THETA_LR": 0.01,  # Adam
         "THETA_WEIGHT_DECAY": 0.0005,
         "TEMPERATURE": 5.0,  # of the Gumbel-softmax in the first epoch that trains the choice

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convbody.classification.data.loader import Batch
 from convbody.classification.train import classifier_losses
-from convbody.search.choice import adapted_beta, gumbel_shares, search_loss
+from convbody.search.choice import adapted_beta, gumbel_shares, pressure, search_loss, targeted_loss
 from convbody.search.latency import Latencies
 from convbody.search.space import SearchSpace
 from convbody.search.split import Timetable
@@ -84,16 +84,13 @@ class SearchRun:
         return self._count("weights", loss)
 
     def theta_step(self, batch: Batch, epoch: int) -> float:
-        """One step of the choice, which minimises cross-entropy * ALPHA * log(latency) ** beta.
-
-        With a target, beta may grow so far that a few draws would outweigh all others, or overflow: the
-        gradient is that one divided by the factor of latency.
-        """
+        """One step of the choice, which minimises ``search_loss``, or with a target ``targeted_loss``."""
         node, theta = self.cfg.SEARCH, self.model.theta
         shares = gumbel_shares(theta, self.temperature(epoch))
         cross_entropy, latency = self._cross_entropy(batch, shares), self.table.expected(shares)
         if node.TARGET_LATENCY > 0:
-            loss = cross_entropy + cross_entropy.detach() * self.beta * latency.log().log()
+            exponent = pressure(self.beta, self.expected_latency(), node.TARGET_LATENCY)
+            loss = targeted_loss(cross_entropy, latency, exponent)
         else:
             loss = search_loss(cross_entropy, latency, node.ALPHA, self.beta)
         loss.backward(inputs=[theta])

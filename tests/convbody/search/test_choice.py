@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbody.search.choice import adapted_beta, draw_branches, gumbel_shares, search_loss
+from convbody.search.choice import adapted_beta, draw_branches, gumbel_shares, search_loss, targeted_loss
 
 
 def test_gumbel_shares_at_low_temperature_are_draws_of_the_softmax():
@@ -50,6 +50,14 @@ def test_beta_grows_above_the_target_and_falls_below():
     assert adapted_beta(0.6, 2000.0, 1000.0, 0.5) == pytest.approx(0.6 * math.sqrt(2))
     assert adapted_beta(0.6, 500.0, 1000.0, 1.0) == pytest.approx(0.3)
     assert adapted_beta(0.6, 1000.0, 1000.0, 1.0) == 0.6
+
+
+def test_with_a_target_the_gradient_has_the_direction_of_the_loss():
+    gradients = []
+    for loss in (lambda *x: search_loss(*x, 0.2, 1.5), lambda *x: targeted_loss(*x, 1.5)):
+        inputs = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.3, 1000.0)]
+        gradients.append(torch.stack(torch.autograd.grad(loss(*inputs), inputs)))
+    assert torch.allclose(gradients[1] * 0.2 * math.log(1000) ** 1.5, gradients[0])
 
 
 def test_a_single_draw_is_one_branch_whole():

@@ -112,13 +112,13 @@ def test_a_target_latency_is_approached(search_cfg, target):
         LONG
         | {
             "SEARCH.TARGET_LATENCY": target,
-            "SEARCH.BETA_RATE": 0.5,
+            "SEARCH.BETA_RATE": 0.1,
             "SEARCH.EPOCHS": 30,
             "SEARCH.WEIGHT_SHARE": 0.5,
         }
     )
     search(cfg)
-    assert rows_of(cfg)[-2]["latency_us"]["expected"] == pytest.approx(target, rel=0.15)
+    assert rows_of(cfg)[-2]["latency_us"]["expected"] == pytest.approx(target, rel=0.2)
 
 
 def test_bfloat16(search_cfg):
