@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from backbones.activation_checkpoint import CHECKPOINT_KEY, checkpoint_stages
 from backbones.freeze import FREEZE_KEY, freeze, freeze_unused
+from backbones.memory_format import AUTO, MEMORY_FORMAT_KEY, arranged, memory_format_from_cfg
 from backbones.spec import Backbone, FeatureInfo, Stage
 from registry import BACKBONES, BODIES, NECKS, Config, ConfigError, parse_conv_body
 from registry.errors import describe_key
@@ -33,6 +34,8 @@ class Neck(Protocol):
 class BodyAndNeck(Backbone):
     """A body and, under the published name ``fpn``, the neck on it. Its stages are those of the body."""
 
+    memory_format = AUTO  # of the images, before the body sees them, and so of all features
+
     def __init__(self, body: Backbone, neck: Neck | None) -> None:
         super().__init__()
         self.body = body
@@ -51,7 +54,7 @@ class BodyAndNeck(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> features, finest first."""
-        features: list[Tensor] = self.body(x)
+        features: list[Tensor] = self.body(arranged(x, self.memory_format))
         return self.fpn(features) if hasattr(self, "fpn") else features
 
     def stages(self) -> list[Stage]:
@@ -68,8 +71,8 @@ def build_backbone(cfg: Config) -> nn.Module:
 
     Raises:
         UnknownNameError: no such body, neck, stem, block or norm.
-        ConfigError: body and neck do not fit, there are fewer stages than are to be frozen, or none of a name
-            in CHECKPOINT_STAGES.
+        ConfigError: body and neck do not fit, there are fewer stages than are to be frozen, none of a name in
+            CHECKPOINT_STAGES, or no such MEMORY_FORMAT.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     parsed = parse_conv_body(name, describe_key(cfg, CONV_BODY))
@@ -81,6 +84,11 @@ def build_backbone(cfg: Config) -> nn.Module:
         if neck is not None:
             freeze_unused(body, getattr(neck, "used", body.feature_info))
         backbone = BodyAndNeck(body, neck)
+    memory_format = memory_format_from_cfg(cfg)
+    if isinstance(backbone, BodyAndNeck):
+        backbone.memory_format = memory_format
+    elif memory_format != AUTO:
+        raise ConfigError(f"{name} is registered whole and says itself; set {AUTO}", MEMORY_FORMAT_KEY, cfg)
     at, recomputed = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT, cfg.MODEL.BACKBONE.CHECKPOINT_STAGES
     if isinstance(backbone, Backbone):
         freeze(backbone, at, cfg)

@@ -19,6 +19,9 @@ def model_defaults() -> dict[str, Any]:
         "WEIGHT": "",
         # When the weights were trained with other colours, strides or epsilon: "error", or "warn" and go on.
         "WEIGHT_CONTRACT": "error",
+        # How feature maps lie in memory: "contiguous" (NCHW), "channels_last" (NHWC), or "auto", which is
+        # channels_last on a GPU in half precision, and elsewhere as the images come: contiguous.
+        "MEMORY_FORMAT": "auto",
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.
             "CONV_BODY": "R-50-C4",

@@ -1,0 +1,39 @@
+"""How feature maps lie in memory: channel by channel (NCHW) or pixel by pixel (channels_last, NHWC)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from registry import Config, ConfigError
+
+MEMORY_FORMAT_KEY = "MODEL.MEMORY_FORMAT"
+AUTO = "auto"
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def memory_format_from_cfg(cfg: Config) -> str:
+    """The word that MODEL.MEMORY_FORMAT is. Raises ConfigError for an unknown one."""
+    word: str = cfg.MODEL.MEMORY_FORMAT
+    if word != AUTO and word not in _FORMATS:
+        raise ConfigError(f"use {AUTO}, {' or '.join(_FORMATS)}", MEMORY_FORMAT_KEY, cfg)
+    return word
+
+
+def arranged(x: Tensor, word: str) -> Tensor:
+    """``x`` (N, C, H, W), its values in memory as ``word`` says; layers keep the order of their input.
+
+    "auto" is channels_last on GPUs that compute in half precision, whose matrix units read it without a
+    copy. Elsewhere ``x`` stays as it came: see docs/performance.md for what channels_last costs on CPUs.
+    """
+    if word != AUTO:
+        return x.contiguous(memory_format=_FORMATS[word])
+    return x.contiguous(memory_format=torch.channels_last) if _half_on_gpu(x) else x
+
+
+def _half_on_gpu(x: Tensor) -> bool:
+    if not x.is_cuda:
+        return False
+    autocast = torch.is_autocast_enabled("cuda")
+    return (torch.get_autocast_dtype("cuda") if autocast else x.dtype) in _HALVES
