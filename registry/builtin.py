@@ -66,6 +66,7 @@ NECKS.lazy("C4", "backbones.necks.single:build_c4")
 NECKS.lazy("C5", "backbones.necks.single:build_c5")
 NECKS.lazy("FPN", "backbones.necks.fpn:build_fpn")
 NECKS.lazy("FPN-RETINANET", "backbones.necks.fpn:build_retinanet_fpn")
+NECKS.lazy("PAFPN", "backbones.necks.pafpn:build_pafpn")
 
 for _word in _NORM_WORDS:
     STEM_MODULES.lazy(f"StemWith{_word}", f"backbones.resnet.stems:StemWith{_word}")

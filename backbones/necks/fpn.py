@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,13 @@ from backbones.layers.norm import NormFactory, norm_from_cfg
 from backbones.spec import FeatureInfo
 from registry import NORMS, Config, ConfigError, lookup
 
-ConvFactory = Callable[[int, int, int], nn.Module]
+
+class ConvFactory(Protocol):
+    """Makes a convolution that keeps the resolution at stride 1, with what follows it."""
+
+    def __call__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    ) -> nn.Module: ...
 
 
 class FPN(nn.Module):
@@ -25,7 +32,7 @@ class FPN(nn.Module):
         feature_info: of all features of the body.
         min_level: features below this level are not used.
         out_channels: width of every output.
-        conv: makes a convolution (in channels, out channels, kernel size) with what follows it.
+        conv: makes the convolutions.
         top_blocks: makes the extra levels from the coarsest feature and the coarsest output.
     """
 
@@ -62,6 +69,11 @@ class FPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """All features of the body, finest first -> the pyramid, finest first."""
+        outputs = self.levels(features)
+        return outputs + self.top_blocks(features[self._chosen[-1]], outputs[-1])
+
+    def levels(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The levels that features of the body have, finest first."""
         inner: Tensor | None = None
         outputs: list[Tensor] = []
         for index, level in zip(reversed(self._chosen), reversed(self._levels), strict=True):
@@ -70,7 +82,7 @@ class FPN(nn.Module):
                 lateral = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
             inner = lateral
             outputs.insert(0, self.get_submodule(f"fpn_layer{level}")(inner))
-        return outputs + self.top_blocks(features[self._chosen[-1]], outputs[-1])
+        return outputs
 
 
 class LastLevelMaxPool(nn.Module):
@@ -147,8 +159,9 @@ def conv_factory(cfg: Config) -> ConvFactory:
         lookup(NORMS, cfg, "MODEL.FPN.NORM")
     norm: NormFactory | None = norm_from_cfg(cfg, word) if word else None
 
-    def make(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
-        layers: list[nn.Module] = [conv2d(in_channels, out_channels, kernel_size, bias=norm is None)]
+    def make(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Module:
+        conv = conv2d(in_channels, out_channels, kernel_size, stride=stride, bias=norm is None)
+        layers: list[nn.Module] = [conv]
         if norm is not None:
             layers.append(norm(out_channels))
         if cfg.MODEL.FPN.USE_RELU:

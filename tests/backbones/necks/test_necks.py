@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from backbones import FeatureInfo
 from backbones.necks.fpn import build_fpn, build_retinanet_fpn, pyramid_levels
+from backbones.necks.pafpn import build_pafpn
 from backbones.necks.single import build_c4, build_c5
 from registry import ConfigError, load_cfg
 
@@ -31,7 +32,27 @@ def test_fpn_is_the_top_down_sum():
     torch.testing.assert_close(outputs[4], outputs[3][..., ::2, ::2])
 
 
-@pytest.mark.parametrize("build", [build_fpn, build_retinanet_fpn])
+def test_path_aggregation_goes_back_up():
+    neck = build_pafpn(cfg(), INFO)
+    given = features(64, 96)
+    pyramid, outputs = build_fpn(cfg(), INFO), neck(given)
+    pyramid.load_state_dict(neck.state_dict(), strict=False)
+    top_down = pyramid(given)
+    torch.testing.assert_close(outputs[0], top_down[0])
+    for level, lateral, finer, output in zip((2, 3, 4), top_down[1:], outputs, outputs[1:], strict=False):
+        down = neck.get_submodule(f"pa_down{level}")(finer)
+        torch.testing.assert_close(output, neck.get_submodule(f"pa_layer{level}")(lateral + down))
+    torch.testing.assert_close(outputs[4], outputs[3][..., ::2, ::2])
+
+
+def test_path_aggregation_over_a_dilated_stage():
+    infos = (*INFO[:3], FeatureInfo("layer4", INFO[3].channels, INFO[2].stride))
+    neck = build_pafpn(cfg(), infos)
+    given = [torch.rand(1, info.channels, 64 // info.stride, 64 // info.stride) for info in infos]
+    assert [output.shape[-1] for output in neck(given)] == [64 // info.stride for info in neck.feature_info]
+
+
+@pytest.mark.parametrize("build", [build_fpn, build_retinanet_fpn, build_pafpn])
 @pytest.mark.parametrize("size", [(64, 64), (75, 101), (33, 200)])
 def test_any_size(build, size):
     neck = build(cfg(), INFO)
