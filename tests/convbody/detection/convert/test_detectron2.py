@@ -127,7 +127,7 @@ def test_keys_keep_their_meaning_under_their_names_here(converted):
             "TEST": {"DETECTIONS_PER_IMAGE": 30, "EXPECTED_RESULTS": [["bbox", "AP", 38.5, 0.2]]},
         },
     )
-    assert cfg.MODEL.BACKBONE == {"CONV_BODY": "R-101-FPN", "FREEZE_CONV_BODY_AT": 0}
+    assert (cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT) == ("R-101-FPN", 0)
     assert (cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP) == (32, 8)
     assert cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES == 8  # the background is counted here
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH == 0.1

@@ -27,7 +27,7 @@ ARCHITECTURES = {
 }
 ONE_STAGE = ("retinanet", "fcos")
 #: What these have in common with every detector's proof but take long on one core.
-SLOW = ("faster_rcnn", "keypoint_rcnn")
+SLOW = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet")
 KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in ARCHITECTURES]
 
 
@@ -194,7 +194,7 @@ def older(name, kind):
     return name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
 
 
-@pytest.mark.parametrize("kind", ["mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", [pytest.param("mask_rcnn", marks=pytest.mark.slow), "retinanet"])
 def test_the_published_files_have_older_names(kind, tmp_path):
     theirs = torchvisions(kind)
     state = {older(name, kind): tensor for name, tensor in theirs.state_dict().items()}
@@ -214,7 +214,7 @@ def test_the_published_files_have_older_names(kind, tmp_path):
         assert torch.equal(old.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("kind", ["mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("kind", [pytest.param("mask_rcnn", marks=pytest.mark.slow), "retinanet"])
 def test_a_backbone_with_an_fpn_gives_torchvisions_features(kind, tmp_path):
     theirs = torchvisions_backbone(kind).eval()
     fill(theirs)
@@ -236,7 +236,10 @@ def test_a_backbone_with_an_fpn_gives_torchvisions_features(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("faster_rcnn", "fasterrcnn_resnet50_fpn_v2"), ("retinanet", "retinanet_resnet50_fpn_v2")],
+    [
+        ("faster_rcnn", "fasterrcnn_resnet50_fpn_v2"),
+        pytest.param("retinanet", "retinanet_resnet50_fpn_v2", marks=pytest.mark.slow),
+    ],
 )
 def test_the_second_versions_are_refused_in_one_sentence(kind, name, tmp_path):
     theirs = detection.__dict__[name](weights=None, weights_backbone=None)
