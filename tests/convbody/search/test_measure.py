@@ -72,10 +72,10 @@ def test_a_table_of_other_conditions_is_not_gone_on_with(search_cfg, cfg, counte
 
 
 def test_real_time_is_taken_and_wider_blocks_take_longer(cfg):
-    cfg.merge_from_list(["SEARCH.LATENCY.SIZE", 64, "SEARCH.LATENCY.BATCH", 4])
+    cfg.merge_from_list(["SEARCH.LATENCY.SIZE", 96, "SEARCH.LATENCY.BATCH", 8])
     table = measure_table(cfg, rounds=5)
     assert table.facts["timer"] == "CPU time of one thread"
-    times = [table.microseconds(f"{op} 8->8 /1 at 32x32") for op in ("ir_k3_e1", "ir_k5_e6")]
+    times = [table.microseconds(f"{op} 8->8 /1 at 48x48") for op in ("ir_k3_e1", "ir_k5_e3")]
     assert 0 < times[0] < times[1]
 
 
