@@ -8,9 +8,15 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +53,32 @@ def environment(*packages: str) -> str:
         f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+@dataclass
+class Saved:
+    """Bytes that autograd keeps: of distinct memory, and of all tensors it was given, one by one."""
+
+    distinct: int = 0
+    total: int = 0
+
+
+@contextmanager
+def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
+    """Counts what is kept of the forward passes inside, without the weights of ``model``."""
+    import torch
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved, kept = Saved(), {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved.total += tensor.numel() * tensor.itemsize
+            if storage.data_ptr() not in kept:
+                saved.distinct += storage.nbytes()
+            kept[storage.data_ptr()] = tensor  # held, so that no other tensor gets the address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
