@@ -4,12 +4,14 @@
 python tools/search_fbnet.py latency --config-file C.yaml --output table.json [--device cpu] [--validate]
     python tools/search_fbnet.py train --config-file C.yaml SEARCH.LATENCY.TABLE table.json [--resume]
     python tools/search_fbnet.py derive --config-file C.yaml --name my_search_01 --hard
+    python tools/search_fbnet.py report --config-file C.yaml --searches runs/a runs/b --html search.html
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from convbody import cli
 from registry import ConvbodyError
@@ -102,10 +104,33 @@ def derive(args: argparse.Namespace) -> None:
         )
 
 
+def report_parser() -> argparse.ArgumentParser:
+    parser = cli.common_parser("Trains what searches found, and random architectures as quick, into a page.")
+    parser.add_argument(
+        "--searches", nargs="+", required=True, metavar="DIR", help="OUTPUT_DIR of each search"
+    )
+    parser.add_argument("--random", type=int, default=5, metavar="N", help="random ones beside each (5)")
+    parser.add_argument("--html", required=True, metavar="FILE", help="the page")
+    return parser
+
+
+def report(args: argparse.Namespace) -> None:
+    if args.random < 1:
+        raise ConvbodyError("--random takes 1 or more")
+    cfg = cli.load_config(args)
+    from convbody.search.compare import compare, verdict
+    from convbody.search.page import write_page
+
+    matches = compare(cfg, args.searches, args.random)
+    write_page(cfg, args.searches, matches, Path(args.html))
+    print(f"{verdict(matches)}\n{args.html}")
+
+
 COMMANDS = {
     "latency": (latency_parser, latency),
     "train": (train_parser, train),
     "derive": (derive_parser, derive),
+    "report": (report_parser, report),
 }
 
 

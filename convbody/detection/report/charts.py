@@ -27,6 +27,8 @@ class Series:
     ys: Sequence[float]
     strong: bool = False
     labels: Sequence[str] = ()
+    #: Points alone, without a line between them; their order is free.
+    scattered: bool = False
 
 
 def style(index: int) -> tuple[str, str]:
@@ -88,8 +90,9 @@ def line_chart(
     for index, line in enumerate(lines):
         colour, dash = style(index)
         points = [place(x, y) for x, y in zip(line.xs, line.ys, strict=True)]
-        if len(points) == 1:
-            parts.append(f'<circle cx="{points[0][0]}" cy="{points[0][1]}" r="4" fill="{colour}"/>')
+        if len(points) == 1 or line.scattered:
+            radius = 5 if line.strong else 4
+            parts += [f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{colour}"/>' for x, y in points]
             continue
         path = " ".join(f"{x},{y}" for x, y in points)
         thickness = 2.6 if line.strong else 1.7
@@ -106,7 +109,7 @@ def line_chart(
 def _thinned(line: Series) -> Series:
     """A line without labels as at most ``_MOST_POINTS`` points, each the mean of as many neighbours."""
     step = math.ceil(len(line.xs) / _MOST_POINTS)
-    if step <= 1 or line.labels:
+    if step <= 1 or line.labels or line.scattered:
         return line
     chunks = range(0, len(line.xs), step)
     xs = [_mean(line.xs[start : start + step]) for start in chunks]

@@ -87,3 +87,10 @@ def test_the_best_the_worst_and_others_are_chosen_once_each():
     assert len({position for _, position in chosen}) == 6
     assert choose([0.5], [1]) == [("Best", 0)]
     assert choose([], []) == []
+
+
+def test_scattered_points_have_no_line_between_them():
+    drawn = line_chart(
+        [Series("a", [3, 1, 2], [1, 2, 3], scattered=True)], title="t", x_label="x", y_label="y"
+    )
+    assert drawn.count("<circle ") == 3 and "<polyline" not in drawn
