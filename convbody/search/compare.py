@@ -13,10 +13,10 @@ from convbody.classification.train import train_classifier
 from convbody.search.derive import choices, read_choice
 from convbody.search.latency import Latencies, latencies
 from convbody.search.space import SearchSpace, space_from_cfg
-from registry import Config, ConfigError
+from registry import Config, ConfigError, ConvbodyError
 
 _TOLERANCE = 0.03  # of the latency, for a random architecture to be as quick
-_TRIES = 20_000
+_TRIES = 20_000  # steps towards the latency, of all random architectures together
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,35 @@ def verdict(matches: Sequence[Match]) -> str:
 def as_quick(
     space: SearchSpace, table: Latencies, latency: float, count: int, seed: int
 ) -> list[tuple[str, ...]]:
-    """Random architectures within 3% of ``latency``; the nearest, where those are too few."""
+    """Different random architectures within 3% of ``latency``.
+
+    Each begins as any, and has random layers drawn anew as long as that brings it no further away.
+
+    Raises:
+        ConvbodyError: the space hardly has so many.
+    """
     generator = random.Random(seed)
-    drawn: dict[tuple[str, ...], float] = {}
-    near: set[tuple[str, ...]] = set()
-    for _ in range(_TRIES):
-        if len(near) == count:
-            break
-        choice = space.random(generator)
-        drawn[choice] = abs(table.of(space, choice) / latency - 1)
-        if drawn[choice] <= _TOLERANCE:
-            near.add(choice)
-    return sorted(drawn, key=lambda choice: drawn[choice])[:count]
+    found: dict[tuple[str, ...], None] = {}
+    choice = space.random(generator)
+    for step in range(_TRIES):
+        if step % (20 * len(choice)) == 0:
+            choice = space.random(generator)  # where it was led may have no way on
+        if _error(space, table, choice, latency) <= _TOLERANCE:
+            found[choice] = None
+            if len(found) == count:
+                return list(found)
+            choice = space.random(generator)
+        place = generator.randrange(len(choice))
+        changed = (*choice[:place], generator.choice(space.candidates), *choice[place + 1 :])
+        if _error(space, table, changed, latency) <= _error(space, table, choice, latency):
+            choice = changed
+    raise ConvbodyError(
+        f"--random {count}: only {len(found)} architectures as quick were found; ask for fewer"
+    )
+
+
+def _error(space: SearchSpace, table: Latencies, choice: Sequence[str], latency: float) -> float:
+    return abs(table.of(space, choice) / latency - 1)
 
 
 def _alone(cfg: Config, space: SearchSpace, choice: Sequence[str], name: str, seed: int) -> float:

@@ -125,7 +125,8 @@ def _heat_map(space: SearchSpace, rows: Sequence[dict[str, Any]], layer: int) ->
     best = int(shares[-1].argmax())
     width, height = _CELL * len(rows), _ROW * len(names)
     told = f"layer {layer}: in the end {space.candidates[best]} with {shares[-1, best]:.0%}"
-    svg = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{told}">{"".join(cells)}</svg>'
+    frame = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none"'
+    svg = f'<svg {frame} role="img" aria-label="{told}">{"".join(cells)}</svg>'
     shape = space.layers[layer]
     title = f"{layer}: {shape.in_channels}→{shape.out_channels} /{shape.stride}"
     return {"title": title, "svg": svg, "best": f"{space.candidates[best]} {shares[-1, best]:.0%}"}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from convbody.search import compare as module
 from convbody.search.compare import Match, Trained, as_quick, compare, verdict
 from convbody.search.latency import latencies
 from convbody.search.page import write_page
@@ -52,7 +53,8 @@ def test_random_rivals_are_as_quick_and_different(search_cfg):
 
 
 @pytest.mark.slow
-def test_a_search_is_compared_and_written_up(search_cfg, tmp_path):
+def test_a_search_is_compared_and_written_up(search_cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_TOLERANCE", 1.0)  # the small space has few as quick
     changes = {"SEARCH.SPACE.TRAIN_STRIDES": (2, 1, 2), "SEARCH.TEST_EPOCHS": 0, "SOLVER.MAX_ITER": 2}
     changes |= {"INPUT.PIXEL_MEAN": [0.5] * 3, "INPUT.PIXEL_STD": [0.3] * 3}  # the body is one for colour
     folders = []
@@ -73,6 +75,13 @@ def test_a_search_is_compared_and_written_up(search_cfg, tmp_path):
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []  # all it shows is in it
     with pytest.raises(ConvbodyError, match="search first"):
         write_page(cfg, [str(tmp_path / "none")], matches, path)
+
+
+def test_too_few_rivals_are_an_error(search_cfg):
+    cfg = search_cfg()
+    space = space_from_cfg(cfg)
+    with pytest.raises(ConvbodyError, match="only 0 architectures"):
+        as_quick(space, latencies(cfg, space), 1.0, 2, seed=0)
 
 
 def test_nothing_to_compare_on_is_an_error(search_cfg):
