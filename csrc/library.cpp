@@ -26,4 +26,15 @@ STABLE_TORCH_LIBRARY(convbody, m) {
   m.def(
       "activated_norm_backward(Tensor grad, Tensor output, Tensor var, Tensor weight, Tensor bias, Tensor means, "
       "float eps, str activation, float slope) -> Tensor");
+
+  // Cut-outs (K, C, pooled_height, pooled_width) of images for boxes (K, 5): index of the image, x1, y1, x2, y2.
+  m.def(
+      "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
+      "int sampling_ratio, bool aligned) -> Tensor");
+  // The gradient of the input, of the shape and in the layout that are named.
+  m.def(
+      "roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt channels, "
+      "SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+  // Of boxes (N, 4) that come best first, which none before in its group (all are one without groups) suppresses: bool.
+  m.def("nms_keep(Tensor boxes, Tensor? groups, float threshold) -> Tensor");
 }
