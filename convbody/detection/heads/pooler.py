@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from math import log2
 
+import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from backbones import Backbone
+from backbones.ops import roi_align
 from registry import Config, ConfigError
 from registry.config import is_default
 from registry.tree import value_of
 
 
 class Pooler(MultiScaleRoIAlign):
-    """torchvision's MultiScaleRoIAlign with the backbone's true strides.
+    """torchvision's MultiScaleRoIAlign with the backbone's true strides, and this project's operator.
 
     torchvision guesses the scales from the first batch it sees, padding apart, and keeps them.
 
@@ -33,8 +35,17 @@ class Pooler(MultiScaleRoIAlign):
 
     def forward(self, features: list[Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """Cut-outs (sum of N, C, resolution, resolution) of each image's ``boxes``, (N, 4) xyxy in pixels."""
-        named = {str(level): feature for level, feature in enumerate(features)}
-        pooled: Tensor = super().forward(named, boxes, sizes)
+        maps = [feature for level, feature in enumerate(features) if str(level) in self.featmap_names]
+        images = [box.new_full((len(box), 1), image) for image, box in enumerate(boxes)]
+        rois = torch.cat([torch.cat(images), torch.cat(boxes)], dim=1)
+        if len(maps) == 1:
+            return roi_align(maps[0], rois, self.output_size, self.scales[0], self.sampling_ratio)
+        pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
+        levels = self.map_levels(boxes)
+        for level, (feature, scale) in enumerate(zip(maps, self.scales, strict=True)):
+            rows = torch.where(levels == level)[0]
+            cut_outs = roi_align(feature, rois[rows], self.output_size, scale, self.sampling_ratio)
+            pooled[rows] = cut_outs.to(pooled.dtype)  # under autocast, maps may differ in type
         return pooled
 
 

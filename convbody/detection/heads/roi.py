@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import roi_heads
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from backbones import Backbone
+from backbones.ops import batched_nms
 from convbody.detection.heads.numerics import full_precision
 from convbody.detection.heads.options import count_limit, iou_thresholds, overlap_limit
 from convbody.detection.heads.pooler import Pooler, build_pooler

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from backbones import Backbone
+from backbones.ops import batched_nms
 from convbody.detection.heads.anchors import rpn_anchors
 from convbody.detection.heads.numerics import full_precision
 from convbody.detection.heads.options import count_limit, iou_thresholds, overlap_limit
