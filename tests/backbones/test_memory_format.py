@@ -24,6 +24,8 @@ FAMILIES = {
     "timm/resnet18-FPN-RETINANET": ("MODEL.RETINANET.USE_C5", False),
     "timm/tf_efficientnet_lite0-C5": (),
 }
+SLOW = {"TResNet-M-FPN", "timm/resnet18-FPN-RETINANET", "timm/tf_efficientnet_lite0-C5"}
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAMILIES]
 VIEWS = {"aten::view", "aten::_unsafe_view", "aten::permute", "aten::expand"}
 
 
@@ -51,7 +53,7 @@ def build(name, word, *opts):
     return build_backbone(load_cfg(None, ["MODEL.BACKBONE.CONV_BODY", name, *NARROW, *opts, KEY, word]))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_family_keeps_channels_last_and_gives_the_numbers_of_contiguous(name):
     one, other = (build(name, word, *FAMILIES[name]).eval() for word in ("contiguous", "channels_last"))
     for key, value in one.state_dict().items():
