@@ -10,6 +10,7 @@ from torch.library import Library, register_autograd, register_fake
 
 from backbones.ops.library import absent
 
+_COMPILED = absent("cpu") is None
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -38,7 +39,7 @@ def roi_align(
     Returns:
         (K, C, height, width), contiguous, of the type of the input.
     """
-    if absent("cpu") or input.device.type != "cpu":
+    if not _COMPILED or input.device.type != "cpu":
         return _by_torchvision(input, rois, output_size, spatial_scale, sampling_ratio, aligned)
     size = (output_size, output_size) if isinstance(output_size, int) else output_size
     out: Tensor = torch.ops.convbody.roi_align(input, rois, spatial_scale, *size, sampling_ratio, aligned)
@@ -103,7 +104,7 @@ def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _library = Library("convbody", "FRAGMENT")
-if not absent("cpu"):
+if _COMPILED:
     register_fake("convbody::roi_align", _fake, lib=_library)
     register_fake("convbody::roi_align_backward", _fake_backward, lib=_library)
     register_autograd("convbody::roi_align", _backward, setup_context=_remember, lib=_library)

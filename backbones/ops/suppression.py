@@ -8,6 +8,8 @@ from torch.library import Library, register_fake
 
 from backbones.ops.library import absent
 
+_COMPILED = absent("cpu") is None
+
 #: Coordinates up to which torchvision moves groups apart instead of taking one after the other. Moved boxes
 #: round otherwise, and so may what is kept.
 _FEW = 4000
@@ -53,7 +55,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 def _serves(boxes: Tensor, scores: Tensor) -> bool:
     return (
-        not absent("cpu")
+        _COMPILED
         and boxes.device.type == scores.device.type == "cpu"
         and boxes.dtype == scores.dtype
         and boxes.dtype in (torch.float32, torch.float64)
@@ -74,5 +76,5 @@ def _fake(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
 
 
 _library = Library("convbody", "FRAGMENT")
-if not absent("cpu"):
+if _COMPILED:
     register_fake("convbody::nms_keep", _fake, lib=_library)

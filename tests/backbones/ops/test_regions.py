@@ -108,6 +108,16 @@ def test_what_the_compiler_and_autograd_are_told():
 
 
 @compiled
+def test_it_compiles_without_a_break_for_any_size():
+    call = torch.compile(
+        lambda x, rois: roi_align(x, rois, 3), backend="aot_eager", dynamic=True, fullgraph=True
+    )
+    for images, size, boxes in ((2, (9, 8), 3), (3, (12, 5), 2)):
+        x, rois = draw(5, images, 4, size, boxes)
+        torch.testing.assert_close(with_gradient(call, x, rois), with_gradient(roi_align, x, rois, 3))
+
+
+@compiled
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_boxes_without_sense_are_zeros_and_take_no_time(layout):
     x = torch.ones(1, 20, 8, 9).contiguous(memory_format=layout)
@@ -142,7 +152,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 
 
 def test_without_the_extension_torchvisions_operator_serves(monkeypatch):
-    monkeypatch.setattr(regions, "absent", lambda device: "taken away")
+    monkeypatch.setattr(regions, "_COMPILED", False)
     x, rois = draw(4, 2, 3, (9, 9), 4)
     options = (rois, 3, 0.5, 2, True)
     torch.testing.assert_close(roi_align(x, *options), ops.roi_align(x, *options), atol=0, rtol=0)
