@@ -15,7 +15,7 @@ OLDEST := $(VENV)-oldest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slow test-all test-oldest bench-ops lint format clean
+.PHONY: help venv quickstart test test-slow test-all test-oldest bench bench-ops lint format clean
 
 help:             ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,9 @@ test-oldest: $(BUILT)  ## run the fast tests under the oldest torch, with the sa
 	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS)
 
 # Threads that wait let other programs run, of all implementations alike.
+bench: $(BUILT)  ## run all benchmarks, beside torchvision, timm and pycocotools
+	@OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/run.py all
+
 bench-ops: $(BUILT)  ## time the operators on the CPU, into benchmarks/results
 	@OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/ops.py
 
