@@ -1,5 +1,5 @@
 import torch
-from torchvision.ops import roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones import build_backbone
 from convbody.detection.heads.pooler import Pooler, build_pooler
@@ -36,3 +36,16 @@ def test_maps_are_named_by_their_scale(small_cfg):
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
     }
     assert levels(changes) == (["1", "2"], [1 / 8, 1 / 16], (5, 5), 2)
+
+
+def test_every_box_is_cut_out_as_torchvisions_pooler_does():
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, 5, 256 // s, 320 // s, generator=generator) for s in (4, 8, 16, 32)]
+    boxes = [torch.rand(count, 4, generator=generator) * 150 for count in (20, 0)]
+    for each in boxes:
+        each[:, 2:] += each[:, :2]
+    sizes = [(256, 320)] * 2
+    theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    wanted = theirs({str(level): feature for level, feature in enumerate(features)}, boxes, sizes)
+    pooled = Pooler([0, 1, 2, 3], [4, 8, 16, 32], 7, 2)(features, boxes, sizes)
+    torch.testing.assert_close(pooled, wanted, atol=1e-5, rtol=1e-5)
