@@ -97,4 +97,6 @@ def build_backbone(cfg: Config) -> nn.Module:
         raise ConfigError(f"{name} has no stages to freeze: it is not a Backbone; set 0", FREEZE_KEY, cfg)
     elif recomputed:
         raise ConfigError(f"{name} has no stages: it is not a Backbone; set ()", CHECKPOINT_KEY, cfg)
+    if cfg.MODEL.COMPILE:  # when it is first called; names, weights and copies stay as they are
+        backbone.compile(dynamic=True)
     return backbone

@@ -22,6 +22,9 @@ def model_defaults() -> dict[str, Any]:
         # How feature maps lie in memory: "contiguous" (NCHW), "channels_last" (NHWC), or "auto", which is
         # channels_last on a GPU in half precision, and elsewhere as the images come: contiguous.
         "MEMORY_FORMAT": "auto",
+        # Run the backbone as code that torch.compile makes at the first call, for images of any size; needs a
+        # C++ compiler (CPU) or Triton (GPU). What the first iteration of training takes is in the log.
+        "COMPILE": False,
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.
             "CONV_BODY": "R-50-C4",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def train(
         progress = Progress(solver.MAX_ITER, solver.IMS_PER_BATCH * solver.ACCUMULATE)
         stream = batches(start * solver.ACCUMULATE)
         for iteration in range(start, solver.MAX_ITER):
-            lr, done = rate(iteration), iteration + 1
+            lr, done, began = rate(iteration), iteration + 1, time.perf_counter()
             set_learning_rate(state.optimizer, lr)
             before = IterationStart(model)
             outcome = step.forward_backward(stream)
@@ -147,6 +148,8 @@ def train(
                 before.put_back()
                 raise _nonfinite(outcome.failure, done, save)
             step.update(done)
+            if iteration == start:  # with MODEL.COMPILE mostly the compiler's time
+                logger.info("the first iteration took %.1f s", time.perf_counter() - began)
             progress.add(outcome.losses, outcome.data_seconds)
             if is_due(done, solver.LOG_PERIOD):
                 log.add(progress.report(done, lr))
