@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Searches an FBNet architecture for a device: measure blocks, train a supernet, derive an architecture.
 
-    python tools/search_fbnet.py latency --config-file C.yaml --output table.json [--device cpu] [--validate]
-    python tools/search_fbnet.py train --config-file C.yaml SEARCH.LATENCY.TABLE table.json [--resume]
-    python tools/search_fbnet.py derive --config-file C.yaml --name my_search_01 --hard
-    python tools/search_fbnet.py report --config-file C.yaml --searches runs/a runs/b --html search.html
+python tools/search_fbnet.py latency --config-file C.yaml --output table.json [--device cpu] [--validate]
+python tools/search_fbnet.py train --config-file C.yaml SEARCH.LATENCY.TABLE table.json [--resume]
+python tools/search_fbnet.py derive --config-file C.yaml --name my_search_01 --hard
+python tools/search_fbnet.py report --config-file C.yaml --searches runs/a runs/b --html search.html
 """
 
 from __future__ import annotations
