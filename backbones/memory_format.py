@@ -25,7 +25,8 @@ def arranged(x: Tensor, word: str) -> Tensor:
     """``x`` (N, C, H, W), its values in memory as ``word`` says; layers keep the order of their input.
 
     "auto" is channels_last on GPUs that compute in half precision, whose matrix units read it without a
-    copy. Elsewhere ``x`` stays as it came: see docs/performance.md for what channels_last costs on CPUs.
+    copy. Elsewhere ``x`` stays as it came: on CPUs the network, the image and the processor decide which is
+    quicker (``benchmarks/inference.py --memory-format`` tells for one).
     """
     if word != AUTO:
         return x.contiguous(memory_format=_FORMATS[word])
