@@ -14,6 +14,11 @@ SWITCH = "CONVBODY_NO_EXTENSION"
 
 _FOLDER = Path(__file__).parent
 _EXTENSIONS = {"cpu": "_C", "cuda": "_C_cuda"}
+#: The operators that csrc/library.cpp declares.
+_DECLARED = (
+    *("deform_conv2d", "deform_conv2d_backward", "roi_align", "roi_align_backward", "nms_keep"),
+    *(f"activated_norm{part}" for part in ("", "_statistics", "_sums", "_backward")),
+)
 
 
 @cache
@@ -35,10 +40,13 @@ def absent(device: str) -> str | None:
     if not path.exists():
         return _why_not_built(path)
     try:
+        # Looked up in the file: once loaded, an old one would stand in the way of the code that replaces it.
+        if device == "cpu" and (lacking := _lacking(path.read_bytes())):
+            raise OSError(f"it was built from older sources, without {', '.join(lacking)}")
         torch.ops.load_library(str(path))
     except OSError as error:
         reason = f"{path} exists but fails to load: {in_one_line(error)}"
-        warnings.warn(f"{reason}; install convbody anew to build it for this torch", stacklevel=2)
+        warnings.warn(f"{reason}; install convbody anew, or call make, to build it", stacklevel=2)
         return reason
     return None
 
@@ -55,6 +63,10 @@ def status() -> dict[str, str]:
         device: f"{serving(device)} ({reason})" if (reason := absent(device)) else "the extension"
         for device in _EXTENSIONS
     }
+
+
+def _lacking(library: bytes) -> list[str]:
+    return [name for name in _DECLARED if f"{name}(Tensor".encode() not in library]
 
 
 def _why_not_built(path: Path) -> str:

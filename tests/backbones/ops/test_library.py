@@ -116,13 +116,25 @@ def test_what_was_never_built_is_said_with_the_reason(folder):
         assert "no C++ compiler" in status()["cuda"]
 
 
-def test_a_file_that_fails_to_load_is_a_warning_and_stays_known(folder):
+def test_a_file_that_fails_to_load_is_a_warning_and_stays_known(folder, extension):
     file = folder / BUILT.name
-    file.write_bytes(b"\x7fELF, but not really")
+    file.write_bytes(b"no" + extension.read_bytes())
     with pytest.warns(UserWarning, match=r"_C\.abi3\.so exists but fails to load: .*install convbody anew"):
         reason = library.absent("cpu")
     assert reason.startswith(f"{file} exists but fails to load: ") and "\n" not in reason
     assert status()["cpu"] == f"torchvision's operator ({reason})"
+
+
+def test_a_file_of_older_sources_is_not_loaded(folder, extension):
+    file = folder / BUILT.name
+    file.write_bytes(extension.read_bytes().replace(b"roi_align(Tensor", b"something(Tensor"))
+    with pytest.warns(UserWarning, match="built from older sources, without roi_align; .*call make"):
+        assert "without roi_align" in library.absent("cpu")
+
+
+def test_every_operator_of_the_sources_is_looked_for():
+    sources = (ROOT / "csrc" / "library.cpp").read_text()
+    assert sorted(library._DECLARED) == sorted(re.findall(r'"(\w+)\(Tensor', sources))
 
 
 def test_the_switch(folder, monkeypatch, extension):
