@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BODY   ?= timm/tf_efficientnet_lite0-FPN
 OUTPUT ?= runs/quickstart/$(subst /,_,$(BODY))
+SEARCH ?= runs/search_demo
 JOBS   ?= 2
 
 BIN    := $(VENV)/bin
@@ -15,7 +16,7 @@ OLDEST := $(VENV)-oldest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slow test-all test-oldest bench bench-ops lint format clean
+.PHONY: help venv quickstart search-demo test test-slow test-all test-oldest bench bench-ops lint format clean
 
 help:             ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +51,9 @@ quickstart: $(BUILT)  ## train and evaluate a detector on real photographs [BODY
 	@$(BIN)/python tools/train_net.py --config-file $(QUICKSTART_CONFIG) \
 		--resume MODEL.BACKBONE.CONV_BODY $(BODY) OUTPUT_DIR $(OUTPUT)
 	@echo "The report: $(OUTPUT)/report.html"
+
+search-demo: $(BUILT)  ## search an architecture, and train a detector with it [SEARCH=folder]
+	@scripts/search_demo.sh $(BIN)/python $(SEARCH)
 
 test: $(BUILT)    ## run the fast tests
 	@$(PYTEST) -n $(JOBS)

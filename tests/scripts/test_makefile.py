@@ -39,7 +39,8 @@ def test_the_quickstart_of_a_body_has_a_configuration_for_it(
 
 
 @pytest.mark.parametrize(
-    "target", ["quickstart", "test", "test-slow", "test-all", "test-oldest", "lint", "format"]
+    "target",
+    ["quickstart", "search-demo", "test", "test-slow", "test-all", "test-oldest", "bench", "lint", "format"],
 )
 def test_every_target_makes_its_environment_first(target: str, tmp_path: Path) -> None:
     first = make("--dry-run", target, f"VENV={tmp_path}/none", "PYTHON=python3.99").splitlines()[0]
