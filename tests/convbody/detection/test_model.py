@@ -287,12 +287,16 @@ def test_objects_of_one_image_are_learnt_by_heart(kind, small_detector, batch):
     images, (target, _) = batch
     model = small_detector(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, 250
+    )  # at a constant rate the end is by chance
     for _ in range(250):
         losses = model(images[:1], [target])
         optimizer.zero_grad()
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
+        rate.step()
     with torch.no_grad():
         (output,) = model.eval()(images[:1])
     overlap, best = box_iou(target["boxes"], output["boxes"][:10]).max(dim=1)
