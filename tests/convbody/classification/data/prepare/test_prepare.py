@@ -91,7 +91,7 @@ def test_fashion_mnist_from_where_it_is_installed_or_downloaded(clothes, tmp_pat
         assert not fashion_mnist.prepare_fashion_mnist(folder, *places)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"other"), b"no gzip"])
+@pytest.mark.parametrize("content", [gzip.compress(b"other"), b"no gzip"], ids=["other", "no gzip"])
 def test_changed_files_are_refused(clothes, tmp_path, content):
     (clothes / "train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz"):
