@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -42,13 +43,16 @@ def _worker(rank: int, cfg: Config, sources: list[str], folder: str) -> None:
     except ConvbodyError:
         load_plugins(sources, "the backbone contract")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    report = Path(folder, f"rank{rank}")
     try:
         failure = _train(build_backbone(cfg), rank)
     except Exception as error:
-        failure = f"{type(error).__name__}: {error}"
-    Path(folder, f"rank{rank}").write_text(f"rank {rank}: {failure}" if failure else "")
-    if not failure:
-        dist.destroy_process_group()
+        report.write_text(f"rank {rank}: {type(error).__name__}: {error}")
+        # The other process may wait for this one in a collective: closed connections wake it. The
+        # interpreter's own end would abort in gloo's threads.
+        os._exit(0)
+    report.write_text(f"rank {rank}: {failure}" if failure else "")
+    dist.destroy_process_group()
 
 
 def _train(model: nn.Module, rank: int) -> str:
