@@ -20,6 +20,7 @@ from convbody.training.ema import ModelEma
 from convbody.training.logging import setup_logging
 from convbody.training.metrics import MetricsLog, Progress
 from convbody.training.precise_bn import precise_statistics
+from convbody.training.prefetch import on_device
 from convbody.training.random_state import untouched_random_state
 from convbody.training.schedule import Stages, build_optimizer, learning_rate, set_learning_rate
 from convbody.training.signals import StopRequest
@@ -74,7 +75,8 @@ def train(
     Args:
         batches: ``batches(p)`` is the endless stream of this process's batches from number p on, counted from
             0: a function of p alone, which is what makes a resumed run equal to an uninterrupted one. With
-            SOLVER.ACCUMULATE = k, iteration i takes batches k * i to k * i + k - 1.
+            SOLVER.ACCUMULATE = k, iteration i takes batches k * i to k * i + k - 1. They are drawn one ahead
+            on a GPU, and leave the random generators as they are.
         losses: named scalar loss terms of a batch; their sum is minimised. Runs under autocast and moves the
             batch to the model's device itself.
         batch_ids: names of a batch's samples, for error messages.
@@ -137,7 +139,7 @@ def train(
         if start and is_due(start, solver.TEST_PERIOD) and start not in log.evaluations:
             assess(start)  # the run was stopped between saving and evaluating
         progress = Progress(solver.MAX_ITER, solver.IMS_PER_BATCH * solver.ACCUMULATE)
-        stream = batches(start * solver.ACCUMULATE)
+        stream = on_device(batches(start * solver.ACCUMULATE), device)
         for iteration in range(start, solver.MAX_ITER):
             lr, done, began = rate(iteration), iteration + 1, time.perf_counter()
             set_learning_rate(state.optimizer, lr)

@@ -16,7 +16,7 @@ from convbody.classification.data.transforms import eval_transforms, train_trans
 from convbody.classification.model import image_channels
 from convbody.data.errors import DataError
 from convbody.data.sampler import BatchPlan, Draw
-from convbody.training.distributed import rank, world_size
+from convbody.training.distributed import device_for, rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
 #: Images uint8 (N, C, H, W), labels int64 (N,), and what identifies each image.
@@ -59,6 +59,7 @@ def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> Callable[[int]
             cfg,
         )
     dataset = TrainImages(cfg, sets)
+    to_gpu = device_for(cfg).type == "cuda"
     plan = BatchPlan([0] * len(dataset), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
 
     def batches(start: int) -> Iterator[Batch]:
@@ -67,6 +68,7 @@ def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> Callable[[int]
             batch_sampler=plan.batches_from(start, rank(), processes),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_collate,
+            pin_memory=to_gpu,  # out of locked pages a GPU copies by itself
             # Without a generator of its own, a loader draws from the global one for every iterator it makes.
             generator=torch.Generator(),
         )
