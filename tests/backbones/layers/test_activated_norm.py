@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -160,9 +160,8 @@ def test_exported_it_is_an_affine_map():
     torch.testing.assert_close(program.module()(x), norm(x))
 
 
-def _sync_worker(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/s", rank=rank, world_size=2)
+def _sync_worker(folder):
+    rank = torch.distributed.get_rank()
     norm = scrambled(SyncActivatedBatchNorm2d(3, activation="leaky_relu"))
     x = image(4, 5, 3, 3)
     part = (x[:1] if rank == 0 else x[1:]).requires_grad_()  # shares of unequal size
@@ -170,11 +169,10 @@ def _sync_worker(rank, folder):
     (out * out.detach().exp()).sum().backward()
     result = [out.detach(), part.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
     torch.save(result, f"{folder}/out{rank}.pth")
-    torch.distributed.destroy_process_group()
 
 
 def test_synchronised_it_takes_the_batch_of_all_processes(tmp_path):
-    mp.spawn(_sync_worker, (str(tmp_path),), nprocs=2)
+    run_ranks(2, _sync_worker, tmp_path)
     reference = scrambled(ActivatedBatchNorm2d(3, activation="leaky_relu"))
     x = image(4, 5, 3, 3).requires_grad_()
     out = reference(x)

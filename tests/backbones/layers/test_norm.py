@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import nn
 
 from backbones.layers.norm import FrozenBatchNorm2d, SyncBatchNorm, group_norm, norm_from_cfg
@@ -56,21 +56,19 @@ def test_group_norm_counts_groups_or_channels():
         group_norm(48)
 
 
-def _sync_worker(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/s", rank=rank, world_size=2)
+def _sync_worker(folder):
+    rank = torch.distributed.get_rank()
     x, norm = torch.load(f"{folder}/in.pth", weights_only=True), SyncBatchNorm(3)
     part = (x[:1] if rank == 0 else x[1:]).requires_grad_()  # shares of unequal size
     out = norm.train()(part)
     (out * out.detach().exp()).sum().backward()
     torch.save([out.detach(), part.grad, norm.running_mean, norm.running_var], f"{folder}/out{rank}.pth")
-    torch.distributed.destroy_process_group()
 
 
 def test_sync_norm_is_batch_norm_over_all_processes(tmp_path):
     x = torch.randn(3, 3, 4, 5)
     torch.save(x, tmp_path / "in.pth")
-    mp.spawn(_sync_worker, (str(tmp_path),), nprocs=2)
+    run_ranks(2, _sync_worker, tmp_path)
     reference = nn.BatchNorm2d(3)
     whole = x.clone().requires_grad_()
     out = reference(whole)

@@ -1,12 +1,11 @@
 """Whole runs: from a config to accuracy, checkpoints, and a body that starts something else."""
 
 import json
-import multiprocessing
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 
 from backbones import build_backbone
 from backbones.weights import load_weights
@@ -14,8 +13,9 @@ from backbones.weights.read import read_weights
 from convbody.classification import train as recipe
 from convbody.classification.evaluation import evaluate_checkpoint
 from convbody.classification.train import build_initial_classifier, train_classifier, trained_contract
+from convbody.training import distributed
 from convbody.training.schedule import parameter_groups
-from registry import ConfigError, ConvbodyError
+from registry import ConfigError, ConvbodyError, load_cfg
 
 WHOLE_RECIPE = {
     "SOLVER.EMA.ENABLED": True,
@@ -106,23 +106,17 @@ def test_norms_and_biases_do_not_decay(cls_cfg):
         assert decay[name] == (0.1 if parameter.ndim > 1 else 0.0), name
 
 
+def _train_and_save(config):
+    result = train_classifier(load_cfg(config, ["SEED", distributed.rank()]))  # other weights to begin with
+    torch.save(result.model.state_dict(), config.parent / f"final_{distributed.rank()}.pth")
+
+
 @pytest.mark.slow
 def test_two_processes_end_equal_statistics_included(cls_cfg, tmp_path):
     cfg = cls_cfg({"SOLVER.CHECKPOINT_PERIOD": 4})
     config = tmp_path / "cfg.yaml"
     config.write_text(cfg.dump())
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    from classification_run import train_as_rank
-
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=train_as_rank, args=(rank, 2, port, config)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(180)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(2, _train_and_save, config)
     states = [torch.load(tmp_path / f"final_{rank}.pth") for rank in range(2)]
     assert same(*states)
     saved = torch.load(tmp_path / "run" / "checkpoints" / "iter_0000004.pth", weights_only=True)["model"]

@@ -5,31 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from html_page import Page
 
 from convbody.compare.page import write_page
 from convbody.compare.record import Place
 from convbody.compare.table import as_json, grouped, part_of, text_table
 from registry import ConvbodyError
-
-
-class Page(HTMLParser):
-    """All elements with their attributes, and all text that is read."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, {key: value or "" for key, value in attributes}))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """Whole searches on bars of light."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 
 from convbody.search import train as module
 from convbody.search.train import search
@@ -170,27 +169,12 @@ def test_two_processes_agree_on_the_choice(search_cfg, forward, tmp_path):
     cfg = search_cfg({"SEARCH.FORWARD": forward})
     path = tmp_path / "run.yaml"
     path.write_text(cfg.dump())
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_run_config, args=(rank, port, str(path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_ranks(2, _search_and_agree, path)
     payload = final(cfg)
     assert payload["iteration"] == 14 and len(payload["random"]) == 2
     assert len(payload["theta_optimizer"]["state"]) == 1
 
 
-def _run_config(rank, port, path):
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port)
-    )
-    distributed.init_from_env()
+def _search_and_agree(path):
     result = search(load_cfg(path))
     assert torch.equal(*distributed.all_gather_object(result.theta))
-    distributed.shutdown()

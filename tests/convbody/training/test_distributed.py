@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,38 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 import training_toy as toy
+from ranks import run_ranks
 
 import convbody
 from convbody.training import distributed
 from registry import ConfigError
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def start_two(processes, target, *args):
-    port = free_port()
-    started = [processes.Process(target=target, args=(rank, 2, port, *args)) for rank in range(2)]
-    for process in started:
-        process.start()
-    return started
-
-
-def run_two(processes, folder, changes, **options):
+def run_two(folder, changes, **options):
     """Train the toy in two processes; (model, averaged model) of each."""
-    started = start_two(processes, toy.run_as_rank, folder, changes, options)
-    for process in started:
-        process.join(120)
-    assert [process.exitcode for process in started] == [0, 0]
+    run_ranks(2, toy.run_in_process, folder, changes, options)
     return [torch.load(folder / f"final_{rank}.pth") for rank in range(2)]
 
 
-def test_ranks_end_equal(processes, tmp_path, same_weights):
+def test_ranks_end_equal(tmp_path, same_weights):
     """Weights, running statistics and the average, with batch norm seeing other images on each rank."""
-    (model_0, ema_0), (model_1, ema_1) = run_two(processes, tmp_path, {"SOLVER__EMA__ENABLED": True})
+    (model_0, ema_0), (model_1, ema_1) = run_two(tmp_path, {"SOLVER__EMA__ENABLED": True})
     assert same_weights(model_0, model_1)
     assert same_weights(ema_0, ema_1)
     assert not torch.equal(model_0["norm.running_mean"], torch.zeros(8))
@@ -52,46 +35,42 @@ def test_ranks_end_equal(processes, tmp_path, same_weights):
     assert [row["iteration"] for row in rows if "loss" in row] == [5, 10, 15, 20]
 
 
-def test_statistics_are_equal_only_by_the_broadcast(processes, tmp_path):
-    started = start_two(processes, toy.statistics_as_rank, tmp_path)
-    for process in started:
-        process.join(120)
+def test_statistics_are_equal_only_by_the_broadcast(tmp_path):
+    run_ranks(2, toy.leave_statistics, tmp_path)
     before, after = zip(*(torch.load(tmp_path / f"statistics_{rank}.pth") for rank in range(2)), strict=True)
     assert not torch.equal(*before)
     assert torch.equal(*after)
     assert torch.equal(after[1], before[0])
 
 
-def test_two_ranks_equal_one_process_with_the_whole_batch(processes, tmp_path):
+def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path):
     plain = {"norm": False, "dropout": 0.0}
-    together, _ = run_two(processes, tmp_path / "two", {}, network=plain)[0]
+    together, _ = run_two(tmp_path / "two", {}, network=plain)[0]
     alone = toy.network(**plain)
     toy.run(tmp_path / "one", toy.config(), alone)
     torch.testing.assert_close(together, dict(alone.state_dict()), rtol=1e-5, atol=1e-6)
 
 
-def test_accumulation_over_two_ranks(processes, tmp_path):
+def test_accumulation_over_two_ranks(tmp_path):
     plain = {"norm": False, "dropout": 0.0}
     halves = {"SOLVER__IMS_PER_BATCH": 2, "SOLVER__ACCUMULATE": 2}
-    together, _ = run_two(processes, tmp_path / "two", halves, network=plain)[0]
+    together, _ = run_two(tmp_path / "two", halves, network=plain)[0]
     alone = toy.network(**plain)
     toy.run(tmp_path / "one", toy.config(), alone)
     torch.testing.assert_close(together, dict(alone.state_dict()), rtol=1e-5, atol=1e-6)
 
 
-def test_two_ranks_resume_exactly_and_one_resumes_aloud(processes, tmp_path, same_weights, caplog):
-    run_two(processes, tmp_path / "parts", {"SOLVER__MAX_ITER": 10})
-    parts = run_two(processes, tmp_path / "parts", {}, resume=True)
-    whole = run_two(processes, tmp_path / "whole", {})
+def test_two_ranks_resume_exactly_and_one_resumes_aloud(tmp_path, same_weights, caplog):
+    run_two(tmp_path / "parts", {"SOLVER__MAX_ITER": 10})
+    parts = run_two(tmp_path / "parts", {}, resume=True)
+    whole = run_two(tmp_path / "whole", {})
     assert all(same_weights(parts[rank][0], whole[0][0]) for rank in range(2))
     toy.run(tmp_path / "whole", toy.config(SOLVER__MAX_ITER=22), resume=True)
     assert "written by 2 processes and goes on with 1" in caplog.text
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_both(processes, tmp_path):
-    started = start_two(processes, toy.nonfinite_as_rank, tmp_path)
-    for process in started:
-        process.join(120)
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path):
+    run_ranks(2, toy.meet_nonfinite_loss, tmp_path)
     first, second = ((tmp_path / f"error_{rank}.txt").read_text() for rank in range(2))
     assert first == second
     assert "loss_square is nan" in first and "image 50" in first and "in iteration 13" in first
@@ -104,9 +83,11 @@ def test_torchrun(tmp_path):
     script = tmp_path / "main.py"
     script.write_text(
         "import pathlib, training_toy\n"
+        "training_toy.distributed.init_from_env()\n"
         f"training_toy.run_in_process(pathlib.Path({str(tmp_path)!r}), {{}}, {{}})\n"
+        "training_toy.distributed.shutdown()\n"
     )
-    path = os.pathsep.join([str(Path(convbody.__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(Path(convbody.__file__).parents[1]), str(Path(toy.__file__).parent)])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*launcher, str(script)], check=True, env=os.environ | {"PYTHONPATH": path}, timeout=240)
     first, second = (torch.load(tmp_path / f"final_{rank}.pth")[0] for rank in range(2))

@@ -1,10 +1,9 @@
 """Several real processes, each with the whole model or with a part of it."""
 
-import socket
-
 import pytest
 import torch
 import training_toy as toy
+from ranks import run_ranks
 
 from convbody.training import parallel, read_checkpoint
 from registry import ConfigError
@@ -13,24 +12,10 @@ PLAIN = {"norm": False, "dropout": 0.0}
 FSDP = {"SOLVER__PARALLEL": "fsdp"}
 
 
-def run(processes, world, folder, changes=(), **options):
+def run(world, folder, changes=(), **options):
     """Train the toy in ``world`` processes; the weights and averaged weights that they end with."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    arguments = (
-        world,
-        port,
-        folder,
-        {"SOLVER__MAX_ITER": 12, **dict(changes)},
-        {"network": PLAIN, **options},
-    )
-    started = [processes.Process(target=toy.run_as_rank, args=(rank, *arguments)) for rank in range(world)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(300)
-    assert [process.exitcode for process in started] == [0] * world
+    changes, options = {"SOLVER__MAX_ITER": 12, **dict(changes)}, {"network": PLAIN, **options}
+    run_ranks(world, toy.run_in_process, folder, changes, options, seconds=300)
     return torch.load(folder / "final_0.pth")
 
 
@@ -61,49 +46,46 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=["AdamW and EMA", "accumulated and clipped", "by value"])
-def test_two_parts_are_one_process(changes, processes, tmp_path):
+def test_two_parts_are_one_process(changes, tmp_path):
     """The optimiser, the average of weights, accumulation and clipping act on the whole."""
-    assert_close(run(processes, 2, tmp_path / "two", FSDP | changes), alone(tmp_path / "one", changes))
+    assert_close(run(2, tmp_path / "two", FSDP | changes), alone(tmp_path / "one", changes))
 
 
-def test_static_graph_and_bucket_views_are_one_process(processes, tmp_path):
+def test_static_graph_and_bucket_views_are_one_process(tmp_path):
     changes = {"SOLVER__CLIP_GRADIENTS__ENABLED": True, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": 0.05}
-    assert_close(run(processes, 2, tmp_path / "two", changes), alone(tmp_path / "one", changes))
+    assert_close(run(2, tmp_path / "two", changes), alone(tmp_path / "one", changes))
 
 
-def resume_in_turn(processes, folder, layouts, changes):
+def resume_in_turn(folder, layouts, changes):
     """Stop after every 4 iterations and go on in the next layout; what the last one ends with."""
     for number, (world, way) in enumerate(layouts, start=1):
         step = {**changes, "SOLVER__MAX_ITER": 4 * number, "SOLVER__PARALLEL": way}
         resumed = {"resume": number > 1}
-        if world == 1:
-            ends = alone(folder, step, **resumed)
-        else:
-            ends = run(processes, world, folder, step, **resumed)
+        ends = alone(folder, step, **resumed) if world == 1 else run(world, folder, step, **resumed)
     return ends
 
 
 MOMENTA = {"SOLVER__EMA__ENABLED": True, "SOLVER__CHECKPOINT_PERIOD": 4}
 
 
-def test_a_run_goes_on_in_another_layout(processes, tmp_path):
+def test_a_run_goes_on_in_another_layout(tmp_path):
     layouts = [(1, "ddp"), (2, "fsdp"), (1, "ddp")]
-    ends = resume_in_turn(processes, tmp_path / "moved", layouts, MOMENTA)
+    ends = resume_in_turn(tmp_path / "moved", layouts, MOMENTA)
     assert_close(ends, alone(tmp_path / "stayed", MOMENTA))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_a_run_goes_on_in_every_layout(optimizer, processes, tmp_path):
+def test_a_run_goes_on_in_every_layout(optimizer, tmp_path):
     changes = MOMENTA | {"SOLVER__OPTIMIZER": optimizer}
     layouts = [(1, "fsdp"), (2, "fsdp"), (4, "fsdp"), (2, "ddp"), (4, "ddp"), (2, "fsdp"), (1, "ddp")]
-    ends = resume_in_turn(processes, tmp_path / "moved", layouts, changes)
+    ends = resume_in_turn(tmp_path / "moved", layouts, changes)
     assert_close(ends, alone(tmp_path / "stayed", changes | {"SOLVER__MAX_ITER": 28}))
 
 
-def test_files_are_those_of_one_process(processes, tmp_path):
+def test_files_are_those_of_one_process(tmp_path):
     """The same keys and plain tensors, so that they are weights for MODEL.WEIGHT; of the best ones too."""
-    run(processes, 2, tmp_path / "two", FSDP)
+    run(2, tmp_path / "two", FSDP)
     alone(tmp_path / "one")
     for name in ("iter_0000012.pth", "best.pth"):
         ours, theirs = (read_checkpoint(tmp_path / kind / "checkpoints" / name) for kind in ("two", "one"))

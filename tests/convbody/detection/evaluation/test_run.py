@@ -3,12 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import multiprocessing
-import socket
+import pickle
 
 import pytest
 import torch
-from oracle_detector import EVERYTHING, OracleDetector, evaluate_in_group, open_shapes, shapes_config
+from oracle_detector import EVERYTHING, OracleDetector, evaluate_as_rank, open_shapes, shapes_config
+from ranks import run_ranks
 
 from convbody.detection.data import build_test_dataset
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
@@ -132,27 +132,14 @@ def test_no_test_set_is_an_error_that_names_the_key(shapes):
 
 
 @pytest.mark.parametrize("world_size", [2, 9])
-def test_every_process_gets_the_result_of_a_single_one(shapes, world_size):
-    processes = multiprocessing.get_context("fork")  # nothing here has started threads that would be missed
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = processes.Queue()
-    group = [
-        processes.Process(target=evaluate_in_group, args=(rank, world_size, port, shapes, results))
-        for rank in range(world_size)
-    ]
-    for process in group:
-        process.start()
-    outcomes = {rank: rest for rank, *rest in (results.get(timeout=60) for _ in group)}
-    for process in group:
-        process.join(timeout=20)
-        assert process.exitcode == 0
+def test_every_process_gets_the_result_of_a_single_one(shapes, tmp_path, world_size):
+    run_ranks(world_size, evaluate_as_rank, shapes, tmp_path)
+    outcomes = [pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(world_size)]
     alone, _ = run(shapes, blind_to=(1,))
-    for result, _ in outcomes.values():
+    for result, _ in outcomes:
         assert dataclasses.replace(result, seconds=0) == dataclasses.replace(alone, seconds=0)
-    assert sum(sum(batches) for _, batches in outcomes.values()) == 7  # each image once
-    assert max(max(batches, default=0) for _, batches in outcomes.values()) == (2 if world_size == 2 else 1)
+    assert sum(sum(batches) for _, batches in outcomes) == 7  # each image once
+    assert max(max(batches, default=0) for _, batches in outcomes) == (2 if world_size == 2 else 1)
 
 
 def test_labels_that_are_category_ids_score_the_same(shapes, tmp_path):

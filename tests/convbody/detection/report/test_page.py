@@ -8,34 +8,15 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from oracle_detector import EVERYTHING, OracleDetector, open_shapes, shapes_config
 from PIL import Image
 
 from convbody.detection.evaluation import evaluate_all
 from convbody.detection.report import write_report
 from registry import ConvbodyError
-
-
-class Page(HTMLParser):
-    """All elements with their attributes, and all text that is read."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, {key: value or "" for key, value in attributes}))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,5 @@
-"""A toy task with all that makes resuming hard: batch norm, dropout, momentum, an average of the weights.
+"""A toy task with all that makes resuming hard: batch norm, dropout, momentum, an average of the weights."""
 
-A module of its own, so that other processes can import and run it.
-"""
-
-import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -96,19 +92,19 @@ def run(folder: Path, cfg: Config, model: nn.Module | None = None, **options: An
     return train(cfg, model, batches, **{**defaults, **options})
 
 
-def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any], begun: Any = None) -> None:
+def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any], drawn: Any = None) -> None:
     """For another process: train, then leave both models' weights in ``final_RANK.pth``.
 
-    ``begun``, an event, is set when the first iteration begins.
+    ``drawn``, a number in shared memory, counts the batches.
     """
-    if begun is not None:
+    if drawn is not None:
 
         def batches(start: int) -> Iterator[Batch]:
-            begun.set()
-            return stream(OPTIONS["SOLVER.IMS_PER_BATCH"], start)
+            for batch in stream(OPTIONS["SOLVER.IMS_PER_BATCH"], start):
+                drawn.value += 1
+                yield batch
 
         options["batches"] = batches
-    distributed.init_from_env()
     # Other processes begin with other weights, which must not matter.
     model = network(7 + distributed.rank(), **options.pop("network", {}))
     result = run(folder, config(**changes), model, **options)
@@ -116,41 +112,18 @@ def run_in_process(folder: Path, changes: dict[str, Any], options: dict[str, Any
         parallel.whole([model.state_dict(), result.model.state_dict()]),
         folder / f"final_{distributed.rank()}.pth",
     )
-    distributed.shutdown()
 
 
-def join(rank: int, world: int, port: int) -> None:
-    """Join a group of ``world`` processes through the variables that torchrun would set."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    distributed.init_from_env()
-
-
-def run_as_rank(
-    rank: int, world: int, port: int, folder: Path, changes: dict[str, Any], options: Any
-) -> None:
-    """``run_in_process`` as one of ``world`` processes."""
-    join(rank, world, port)
-    run_in_process(folder, changes, options)
-
-
-def statistics_as_rank(rank: int, world: int, port: int, folder: Path) -> None:
+def leave_statistics(folder: Path) -> None:
     """For another process: batch-norm statistics of this rank's images, before and after the broadcast."""
-    join(rank, world, port)
     model = network()
     model(next(stream(8, 0))[0])
     before = model.norm.running_mean.clone()
     distributed.broadcast_buffers(model)
-    torch.save((before, model.norm.running_mean), folder / f"statistics_{rank}.pth")
-    distributed.shutdown()
+    torch.save((before, model.norm.running_mean), folder / f"statistics_{distributed.rank()}.pth")
 
 
-def nonfinite_as_rank(rank: int, world: int, port: int, folder: Path) -> None:
+def meet_nonfinite_loss(folder: Path) -> None:
     """For another process: train with an image that is NaN, number 50, which only rank 1 sees."""
 
     def spoiled(start: int) -> Iterator[Batch]:
@@ -160,9 +133,7 @@ def nonfinite_as_rank(rank: int, world: int, port: int, folder: Path) -> None:
                     image.fill_(float("nan"))
             yield images, targets, names
 
-    join(rank, world, port)
     try:
         run(folder, config(), batches=spoiled)
     except NonFiniteLossError as error:
-        (folder / f"error_{rank}.txt").write_text(str(error))
-    distributed.shutdown()
+        (folder / f"error_{distributed.rank()}.txt").write_text(str(error))

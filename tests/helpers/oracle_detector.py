@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convbody.detection.data import CocoDataset, make_synthetic
 from convbody.detection.evaluation import evaluate
-from convbody.training.distributed import init_from_env, shutdown
+from convbody.training.distributed import rank
 from registry import Config, load_cfg
 
 EVERYTHING = ["MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True]
@@ -80,16 +80,10 @@ def _fingerprint(image: Tensor) -> float:
     return float((image.flatten().double() * weights).sum())
 
 
-def evaluate_in_group(rank: int, world_size: int, port: int, folder: Path, results: Any) -> None:
-    """One process of ``world_size``: evaluates the shapes, puts (rank, result, batches) into ``results``."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    init_from_env()
-    cfg = shapes_config(folder, "TEST.IMS_PER_BATCH", 4)
-    dataset = open_shapes(folder, cfg)
+def evaluate_as_rank(shapes: Path, folder: Path) -> None:
+    """For another process: evaluate the shapes, and leave (result, batches) in RANK.pickle in ``folder``."""
+    cfg = shapes_config(shapes, "TEST.IMS_PER_BATCH", 4)
+    dataset = open_shapes(shapes, cfg)
     model = OracleDetector(dataset, blind_to=(1,))
-    results.put((rank, evaluate(model, dataset, cfg, "shapes"), model.batches))
-    shutdown()
+    outcome = evaluate(model, dataset, cfg, "shapes"), model.batches
+    (folder / f"{rank()}.pickle").write_bytes(pickle.dumps(outcome))
