@@ -136,9 +136,14 @@ def test_a_backbone_loads_torch_and_little_else(statement: str) -> None:
     assert "torch" in loaded and loaded & ELSEWHERE == set()
 
 
+def test_training_loads_what_divides_a_model_only_to_divide_one() -> None:
+    loaded = loaded_by("import convbody.training.loop")
+    assert "torch" in loaded and loaded & {"torch.distributed.fsdp", "torch.distributed.tensor"} == set()
+
+
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules that a fresh Python holds after a statement."""
-    check = f"{statement}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    """The modules that a fresh Python holds after a statement."""
+    check = f"{statement}\nimport sys; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
-from convbody.training import distributed
+from convbody.training import distributed, parallel
 from registry import Config, ConvbodyError
 
 #: What torch's allocators say; the one of CPUs raises a plain RuntimeError.
@@ -58,7 +57,7 @@ def fitting_images(model: nn.Module, losses: Losses, batch: Any) -> int | None:
     Judged by what a pass with one or two images keeps for the backward pass; None where that fails for
     another reason than memory, or would need the other processes.
     """
-    if isinstance(model, FSDPModule):
+    if parallel.is_divided(model):
         return None
     count, device = len(batch[0]), next(model.parameters()).device
     model.zero_grad()

@@ -5,21 +5,24 @@ DDP: Li et al. 2020, arXiv 2006.15704. FSDP: Zhao et al. 2023, arXiv 2304.11277,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from convbody.training import distributed
 from convbody.training.schedule import Stages
 from registry import Config, ConfigError
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 PARALLEL_KEY = "SOLVER.PARALLEL"
 
@@ -42,6 +45,8 @@ def shard(cfg: Config, models: Sequence[nn.Module], stages: Stages) -> None:
     for name, parameter in models[0].named_parameters():
         if parameter.ndim == 0:
             raise ConfigError(f"fsdp cannot divide the scalar {name}; use ddp", PARALLEL_KEY, cfg)
+    from torch.distributed.fsdp import fully_shard  # takes a second
+
     paths = {module: path for path, module in models[0].named_modules()}
     parts = [paths[module] for _, modules in stages for module in modules if _can_be_a_part(module, paths)]
     device = next(models[0].parameters()).device
@@ -60,13 +65,35 @@ def _can_be_a_part(module: nn.Module, paths: dict[nn.Module, str]) -> bool:
     return module in paths and called and any(True for _ in module.parameters())
 
 
+def is_divided(model: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether ``shard`` has divided ``model`` itself."""
+    if not _can_divide():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def _is_part(tensor: Any) -> TypeGuard[DTensor]:
+    if not _can_divide():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def _can_divide() -> bool:
+    # Where ``shard`` has divided nothing, what does it is not loaded.
+    return "torch.distributed.fsdp" in sys.modules
+
+
 def wrap(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
     """``model`` with gradients averaged over processes; buffers are sent only before they are used.
 
     The graph is taken to be static, every trainable parameter having a gradient in each iteration, which DDP
     asks for anyway; with several backward passes in an iteration, DDP knows no static graph.
     """
-    if distributed.world_size() == 1 or isinstance(model, FSDPModule):
+    if distributed.world_size() == 1 or is_divided(model):
         return model
     return DistributedDataParallel(
         model,
@@ -79,7 +106,7 @@ def wrap(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
 
 def gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None]:
     """While entered, a backward pass averages gradients over processes, if ``now``, or only adds them up."""
-    if isinstance(model, FSDPModule):
+    if is_divided(model):
         model.set_requires_gradient_sync(now)
     if now or not isinstance(model, DistributedDataParallel):
         return nullcontext()
@@ -89,7 +116,7 @@ def gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None
 @contextmanager
 def assembled(model: nn.Module) -> Iterator[None]:
     """While entered, each process has the whole model, and may call it as often as it likes."""
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    parts = [module for module in model.modules() if is_divided(module)]
     for part in parts:  # the whole model first: it makes the others its parts
         part.unshard()
         part.set_reshard_after_forward(False, recurse=False)
@@ -103,7 +130,7 @@ def assembled(model: nn.Module) -> Iterator[None]:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's share of ``tensor``, in the same memory; all of it where it is not divided."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def whole(tree: Any) -> Any:
@@ -111,7 +138,7 @@ def whole(tree: Any) -> Any:
 
     A checkpoint made of it does not tell how many processes wrote it. Every process must call it.
     """
-    if isinstance(tree, DTensor):
+    if _is_part(tree):
         full = tree.full_tensor()
         return full.cpu() if distributed.is_main() else None
     if isinstance(tree, dict):
@@ -123,6 +150,8 @@ def whole(tree: Any) -> Any:
 
 def share(tensor: Any, like: Tensor) -> Any:
     """``tensor`` divided as ``like`` is, if it is one of that shape; the opposite of ``whole``."""
-    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
+    if not _is_part(like) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
