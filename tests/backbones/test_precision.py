@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from products import Products
 
 from backbones import build_backbone
 from registry import load_cfg
@@ -21,21 +21,6 @@ FAMILIES = {
 }
 SLOW = {"R-50-FPN", "TResNet-M-FPN", "timm/resnet18-FPN"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAMILIES]
-PRODUCTS = {"aten::convolution", "aten::convolution_backward", "aten::addmm", "aten::mm"}
-
-
-class Products(TorchDispatchMode):
-    """Notes the types that the operators with the multiplications read."""
-
-    def __init__(self):
-        super().__init__()
-        self.read = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
-        if name in PRODUCTS or "deform_conv2d" in name:
-            self.read.setdefault(name, set()).add(args[0].dtype)
-        return func(*args, **(kwargs or {}))
 
 
 def build(name):

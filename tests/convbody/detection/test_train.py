@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from products import Products
 
 from backbones.weights.contract import contract_of
 from backbones.weights.read import read_weights
 from convbody.detection.data import make_synthetic
+from convbody.detection.evaluation import evaluate_checkpoint
 from convbody.detection.train import build_initial_detector, class_count_key, train_detector
 from convbody.detection.trained import load_trained
 from registry import ConfigError, ConvbodyError, load_cfg
@@ -60,6 +62,21 @@ def test_a_run_leaves_weights_metrics_and_a_report(small_cfg, name):
     trained = torch.load(folder / "checkpoints" / "iter_0000002.pth", weights_only=True)["model"]
     assert trained.keys() == start.keys()
     assert any(not torch.equal(trained[key], start[key]) for key in start)
+
+
+@pytest.mark.parametrize("name", [pytest.param("mask_rcnn", marks=pytest.mark.slow), "retinanet"])
+def test_bfloat16_from_training_to_evaluation(small_cfg, name):
+    narrow = ("MODEL.ROI_MASK_HEAD.CONV_LAYERS", (16,), "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 32)
+    cfg = small_cfg(name, "DTYPE", "bfloat16", *narrow)
+    with Products() as products:
+        result = train_detector(cfg)
+    assert products.read.keys() >= {"aten::convolution", "aten::convolution_backward"}
+    with Products() as evaluated:
+        (again,) = evaluate_checkpoint(cfg).values()  # what tools/test_net.py does
+    for read in (products.read, evaluated.read):
+        assert read == {operator: {torch.bfloat16} for operator in read}
+    assert again.metrics == result.metrics
+    assert {value.dtype for value in result.model.state_dict().values()} <= {torch.float32, torch.int64}
 
 
 def test_resuming_a_finished_run_keeps_its_results_and_makes_its_report_again(small_cfg):
