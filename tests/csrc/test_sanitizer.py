@@ -1,4 +1,4 @@
-"""Deformable convolution on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer, at odd shapes."""
+"""The operators on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer, at odd shapes."""
 
 import os
 import shutil
@@ -49,12 +49,20 @@ def test_the_kernels_of_every_instruction_set_that_is_here(tmp_path):
     assert "baseline" in run([str(program)]).split()
 
 
-def test_the_operators_at_odd_shapes(tmp_path):
-    sources = ["csrc/library.cpp", "csrc/cpu/deform_conv.cpp", "csrc/cpu/kernels.cpp"]
+# A script that calls the operators, with the sources they are in.
+CALLED = {
+    "deform_conv_odd_shapes.py": ("deform_conv", "kernels"),
+    "activated_norm_odd_shapes.py": ("activated_norm", "activated_norm_kernels"),
+    "heads_odd_shapes.py": ("roi_align", "roi_kernels", "nms", "nms_kernels"),
+}
+
+
+@pytest.mark.parametrize("script", CALLED)
+def test_the_operators_at_odd_shapes(script, tmp_path):
+    sources = ["csrc/library.cpp", *(f"csrc/cpu/{name}.cpp" for name in CALLED[script])]
     library = tmp_path / "sanitized.so"
     run([COMPILER, *FLAGS, *EXTENSION_FLAGS, *sources, "-o", str(library), *TORCH_LIBRARIES])
     # Memory that Python and torch keep to their end is no leak of ours.
     environment = {"LD_PRELOAD": str(LIBASAN), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
-    counted = run([sys.executable, "tests/csrc/operators_check.py", str(library)], **environment)
-    assert int(counted) == 8 * 4 * 3 * 2 * 2
+    assert int(run([sys.executable, f"tests/csrc/{script}", str(library)], **environment)) > 100, "calls"

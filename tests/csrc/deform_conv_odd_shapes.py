@@ -1,6 +1,6 @@
 """Calls the operators of a library at odd shapes and compares them with the reference; prints how many calls.
 
-    python tests/csrc/operators_check.py LIBRARY
+    python tests/csrc/deform_conv_odd_shapes.py LIBRARY
 
 For a library that is built with a sanitizer, which ends the process at the first step beyond a buffer.
 """
