@@ -12,13 +12,13 @@ less at the mercy of other programs than wall time. Prints a table: median, lowe
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision.ops
-from measure import environment, quartiles
+from measure import environment, quartiles, seconds
 from torch import Tensor
 
 from backbones import ops
@@ -82,20 +82,13 @@ def cases(quick: bool) -> dict[str, Call]:
     return found
 
 
-def seconds(call: Call, implementation: Any) -> tuple[float, float]:
-    """CPU and wall time of a call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    call(implementation)
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
 def ratios(call: Call, rounds: int) -> tuple[list[float], list[float]]:
     """How many times our CPU and our wall time torchvision takes, by round; one before is not counted."""
     cpu, wall = [], []
     for _ in range(rounds + 1):
-        ours, theirs = seconds(call, ops), seconds(call, torchvision.ops)
-        cpu.append(theirs[0] / ours[0])
-        wall.append(theirs[1] / ours[1])
+        ours, theirs = seconds(partial(call, ops)), seconds(partial(call, torchvision.ops))
+        wall.append(theirs[0] / ours[0])
+        cpu.append(theirs[1] / ours[1])
     return cpu[1:], wall[1:]
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     )
     parser.add_argument("--size", nargs=2, default=("800", "1344"), metavar=("H", "W"), help="(800 1344)")
     parser.add_argument("--threads", nargs="+", default=["1"], help="of torch (1)")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each kind, 2 at least (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each kind (5)")
     parser.add_argument("--forwards", default="2", help="forward passes that count (2)")
     parser.add_argument("--memory-format", default="auto", help="MODEL.MEMORY_FORMAT of ours (auto)")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder")

@@ -8,7 +8,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,10 +22,25 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile; of a single value, that value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
 def quartiles(values: Sequence[float], digits: int = 2) -> str:
     """Median, and the quartiles in brackets."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    middle, low, high = spread(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """Wall time of a call, and CPU time: user and system, of all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def run_python(program: str, *arguments: str) -> dict[str, float]:
@@ -38,9 +54,15 @@ def run_python(program: str, *arguments: str) -> dict[str, float]:
 
 
 def in_turn(programs: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str, dict[str, float]]]:
-    """``rounds`` times every program once: name -> its numbers. One round before is not counted."""
-    taken = [{name: run_python(*program) for name, program in programs.items()} for _ in range(rounds + 1)]
-    return taken[1:]
+    """``rounds`` times every program once: name -> its numbers.
+
+    One round before is not counted, unless a single one is asked for, which is no measurement but a trial.
+    """
+    uncounted = 1 if rounds > 1 else 0
+    taken = [
+        {name: run_python(*program) for name, program in programs.items()} for _ in range(uncounted + rounds)
+    ]
+    return taken[uncounted:]
 
 
 def environment(*packages: str) -> str:

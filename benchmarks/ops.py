@@ -21,13 +21,13 @@ import ctypes
 import os
 import platform
 import shlex
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -92,13 +92,6 @@ def implementations(shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str
     return found
 
 
-def seconds(call: Call) -> tuple[float, float]:
-    """Wall and CPU time of a call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def extra_mebibytes(call: Call) -> float | None:
     """Peak of a call's memory beyond what it returns; None where the system is not Linux, which tells.
 
@@ -125,13 +118,7 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return middle, low, high
-
-
-def measure(shape: tuple[int, int, int], type_name: str, threads: int, rounds: int) -> list[Row]:
+def measure_shape(shape: tuple[int, int, int], type_name: str, threads: int, rounds: int) -> list[Row]:
     """Times of one shape: a row for each pass and implementation."""
     torch.set_num_threads(threads)
     found = implementations(shape, getattr(torch, type_name))
@@ -139,13 +126,15 @@ def measure(shape: tuple[int, int, int], type_name: str, threads: int, rounds: i
     for which in PASSES:
         for calls in found.values():
             calls[which]()
-        times = [{name: seconds(calls[which]) for name, calls in found.items()} for _ in range(rounds)]
+        times = [
+            {name: measure.seconds(calls[which]) for name, calls in found.items()} for _ in range(rounds)
+        ]
         for name in (OURS, TORCHVISION, DENSE):
             numbers: list[float | None] = [None] * 12
             if name in found:
                 kinds = [[taken[name][kind] * 1e3 for taken in times] for kind in (0, 1)]
                 kinds += [[taken[name][kind] / taken[OURS][kind] for taken in times] for kind in (0, 1)]
-                numbers = [round(number, 4) for kind in kinds for number in quartiles(kind)]
+                numbers = [round(number, 4) for kind in kinds for number in measure.spread(kind)]
             values = [*shape, type_name, threads, which, name, *numbers, None]
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -195,15 +184,17 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         cells = [f"{row['channels']} x {row['height']} x {row['width']}"]
         cells += [str(row[title]) for title in titles[1:5]]
-        cells += [spread(row, title, digits) for title, digits in zip(MEASURES, (1, 1, 2, 2), strict=True)]
+        cells += [
+            spread_cell(row, title, digits) for title, digits in zip(MEASURES, (1, 1, 2, 2), strict=True)
+        ]
         cells.append("-" if row["extra MiB"] is None else f"{row['extra MiB']:.1f}")
         lines.append(" | ".join(cells))
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def spread(row: Row, measure: str, digits: int) -> str:
+def spread_cell(row: Row, title: str, digits: int) -> str:
     """Median and quartiles; a dash where nothing was measured."""
-    middle, low, high = (row[f"{measure}{which}"] for which in QUARTILES)
+    middle, low, high = (row[f"{title}{which}"] for which in QUARTILES)
     return "-" if middle is None else f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
@@ -236,7 +227,7 @@ def main() -> None:
         for shape in (QUICK_SHAPES if args.quick else SHAPES)
         for type_name in args.types
         for threads in args.threads
-        for row in measure(shape, type_name, threads, args.rounds)
+        for row in measure_shape(shape, type_name, threads, args.rounds)
     ]
     add_memory(rows)
     save(rows, args.output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ def bars(rounds: Rounds, quantity: str, title: str) -> str:
         f'<text x="8" y="18">{escape(title)}</text>'
     ]
     for index, (name, numbers) in enumerate(values.items()):
-        low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
+        middle, low, high = measure.spread(numbers)
         top, end = 28 + _BAR * index, _LABELS + middle * scale
         parts.append(
             f'<text x="{_LABELS - 8}" y="{top + 14}" text-anchor="end">{escape(name)}</text>'

@@ -36,13 +36,13 @@ ALL: dict[str, str] = {
 }
 #: The same, cut down.
 QUICK: dict[str, str] = {
-    "inference": "--size 64 64 --rounds 2 --forwards 1",
-    "training_step": "--size 64 64 --rounds 2",
+    "inference": "--size 64 64 --rounds 1 --forwards 1",
+    "training_step": "--size 64 64 --rounds 1",
     "ops": "--quick --threads 1 --types float32 --rounds 2",
     "heads": "--quick --threads 1 --rounds 2",
     "tresnet_memory": "--size 64 --batch 2 --step-batch 2 --rounds 2",
-    "startup": "--rounds 2",
-    "allocator": "--rounds 2 --size 64 64 --forwards 1",
+    "startup": "--rounds 1",
+    "allocator": "--rounds 1 --size 64 64 --forwards 1",
     "activation_checkpointing": "R-18-FPN --size 64 --repeat 1",
     "build_time": "R-18-FPN --repeat 2",
     "data_loading": "--images 1 --batches 1 --rounds 2 --size 48 64",

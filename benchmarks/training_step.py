@@ -101,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--size", nargs=2, default=("400", "600"), metavar=("H", "W"), help="(400 600)")
     parser.add_argument("--threads", default="1", help="of torch (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each, 2 at least (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each (3)")
     parser.add_argument("--steps", default="1", help="steps that count (1)")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder")
     args = parser.parse_args()

@@ -16,12 +16,12 @@ import argparse
 import os
 import platform
 import shlex
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import measure
 import timm
 import torch
 import torch.nn.functional as F
@@ -43,29 +43,20 @@ def classifier(norm: str) -> nn.Module:
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
     """Bytes that autograd keeps of a forward pass; memory that is kept twice counts once."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with measure.saved_for_backward(model) as saved:
         logits = model(images)
     assert logits.requires_grad
-    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in weights)
+    return saved.distinct
 
 
-def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], tuple[float, float]]:
-    """A function that takes one step and gives its seconds, of wall and of CPU time."""
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """A function that takes one step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
-    def step() -> tuple[float, float]:
-        wall, cpu = time.perf_counter(), time.process_time()
+    def step() -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
-        return time.perf_counter() - wall, time.process_time() - cpu
 
     return step
 
@@ -79,19 +70,16 @@ def time_steps(models: dict[str, nn.Module], images: Tensor, layout: str, rounds
         model.to(memory_format=LAYOUTS[layout])
         steps[name] = training_step(model, images, labels)
         steps[name]()
-    times = [{name: step() for name, step in steps.items()} for _ in range(rounds)]
+    times = [{name: measure.seconds(step) for name, step in steps.items()} for _ in range(rounds)]
     lines = ""
     for name in steps:
-        cells = [spread([taken[name][kind] for taken in times]) for kind in (0, 1)]
-        cells += [spread([taken[name][kind] / taken["timm"][kind] for taken in times]) for kind in (0, 1)]
+        cells = [measure.quartiles([taken[name][kind] for taken in times], 3) for kind in (0, 1)]
+        cells += [
+            measure.quartiles([taken[name][kind] / taken["timm"][kind] for taken in times], 3)
+            for kind in (0, 1)
+        ]
         lines += f"| {layout} | {name} | {' | '.join(cells)} |\n"
     return lines
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def environment() -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
+import box_convention
 import pytest
 import torch
 
 from convbody.detection import build_detector
 from registry import load_cfg
-
-_FILE = Path(__file__).parents[2] / "benchmarks" / "box_convention.py"
-_SPEC = importlib.util.spec_from_file_location("box_convention", _FILE)
-box_convention = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(box_convention)
 
 
 def test_an_overlap_of_exactly_the_threshold_suppresses_within_a_class():
@@ -44,7 +39,7 @@ def test_moves_are_measured_within_image_and_class():
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(0)
-    root = _FILE.parents[1]
+    root = Path(box_convention.__file__).parents[1]
     return build_detector(load_cfg(root / "configs/synthetic/faster_rcnn.yaml", ["MODEL.WEIGHT", ""])).eval()
 
 

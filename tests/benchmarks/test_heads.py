@@ -1,36 +1,20 @@
 """benchmarks/heads.py on tiny shapes: what it compares is the same, and every case has a row."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
-import pytest
+import heads
 import torch
 import torchvision.ops
 
 from backbones import ops
 
-_FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def heads():
-    sys.path.insert(0, str(_FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("benchmarks_heads", _FOLDER / "heads.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(_FOLDER))
-    return module
-
-
-def test_ours_and_torchvisions_compute_the_same(heads):
+def test_ours_and_torchvisions_compute_the_same():
     for call in heads.cases(quick=True).values():
         torch.testing.assert_close(call(ops), call(torchvision.ops), atol=1e-4, rtol=1e-4)
 
 
-def test_a_table_with_every_case(heads, monkeypatch, capsys):
+def test_a_table_with_every_case(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["heads.py", "--quick", "--rounds", "2", "--threads", "1"])
     threads = torch.get_num_threads()
     heads.main()

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
+import pretraining
 import pytest
 
 from convbody.classification.data.prepare.idx import write_mnist
 from convbody.detection.data import make_synthetic
-
-_FILE = Path(__file__).parents[2] / "benchmarks" / "pretraining.py"
-_SPEC = importlib.util.spec_from_file_location("pretraining", _FILE)
-pretraining = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(pretraining)
 
 NARROW = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.DEVICE", "cpu"]
 SHORT = [*NARROW, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.TENSORBOARD", False]

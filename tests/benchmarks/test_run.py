@@ -6,16 +6,14 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import measure
 import pytest
+import record
+import run
 import torch
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = [{"a": {"cpu": 4.0, "wall": 5.0}, "b<": {"cpu": 2.0, "wall": 5.0}}] * 2
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
 def start(*words):
@@ -24,8 +22,6 @@ def start(*words):
 
 
 def test_without_a_name_every_benchmark_is_listed_with_what_it_measures():
-    import run
-
     listed = start().stdout
     assert set(run.ALL) == set(run.QUICK) <= set(run.names())
     for name, what in run.names().items():
@@ -43,8 +39,6 @@ def test_an_unknown_name_is_an_error_that_lists_the_names():
 
 
 def test_what_is_saved(tmp_path, capsys):
-    import record
-
     text = record.table(ROUNDS, "a", {"cpu": "CPU s"})
     assert text.splitlines()[-1] == "| b< | 2.00 (2.00 to 2.00) | 2.00 (2.00 to 2.00) |"
     record.save(tmp_path, "it", text, ROUNDS, record.bars(ROUNDS, "cpu", "a & b"), ["torch"])
@@ -59,8 +53,6 @@ def test_what_is_saved(tmp_path, capsys):
 
 
 def test_bytes_kept_for_the_backward_pass():
-    import measure
-
     net = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 1))
     with measure.saved_for_backward(net) as saved:
         out = net(torch.rand(2, 5))
@@ -72,7 +64,5 @@ def test_bytes_kept_for_the_backward_pass():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inference", "training_step"])
 def test_both_sides_are_the_same_network(name, tmp_path):
-    import run
-
     assert run.run(name, [*run.QUICK[name].split(), "--output", str(tmp_path)]) == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".csv", ".svg"}

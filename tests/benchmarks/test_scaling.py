@@ -1,16 +1,10 @@
 """The arithmetic of docs/scaling.md."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import scaling
 
-_FILE = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
-_SPEC = importlib.util.spec_from_file_location("scaling", _FILE)
-scaling = sys.modules["scaling"] = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(scaling)
 all_reduce, step_seconds = scaling.all_reduce, scaling.step_seconds
 
 GIVEN = scaling.Assumptions(0.2, 0.5, 2, 8, 1e11, 1e10, 0.0, 25e6, 256)

@@ -1,14 +1,7 @@
 """What benchmarks/supernet.py compares is one function, and the memory it reports is what was held."""
 
-import importlib.util
-from pathlib import Path
-
+import supernet as benchmark
 import torch
-
-_FILE = Path(__file__).parents[2] / "benchmarks" / "supernet.py"
-_SPEC = importlib.util.spec_from_file_location("supernet_benchmark", _FILE)
-benchmark = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(benchmark)
 
 
 def test_the_sums_are_the_same():

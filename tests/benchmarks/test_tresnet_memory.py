@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import torch
-
-_FILE = Path(__file__).parents[2] / "benchmarks" / "tresnet_memory.py"
-_SPEC = importlib.util.spec_from_file_location("tresnet_memory", _FILE)
-tresnet_memory = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tresnet_memory)
+import tresnet_memory
 
 
 def test_bytes_are_those_of_what_autograd_keeps():
