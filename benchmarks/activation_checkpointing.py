@@ -1,4 +1,4 @@
-"""What recomputing stages saves and costs: bytes kept for the backward pass, and CPU time of a training step.
+"""What recomputing stages, or what is cheap, saves and costs: bytes kept for the backward pass, and CPU time of a training step.
 
     python benchmarks/activation_checkpointing.py [CONV_BODY] [--size 224] [--batch 2] [--repeat 7]
 
@@ -26,10 +26,11 @@ from registry import load_cfg
 KEY = "MODEL.BACKBONE.CHECKPOINT_STAGES"
 
 
-def network(conv_body: str, frozen: int, stages: Sequence[str]) -> nn.Module:
-    """The backbone for training, the named stages recomputed."""
+def network(conv_body: str, frozen: int, stages: Sequence[str], cheap: bool = False) -> nn.Module:
+    """The backbone for training, the named stages recomputed, or ``cheap`` maps (MODEL.RECOMPUTE)."""
     options = ["MODEL.BACKBONE.CONV_BODY", conv_body, "MODEL.BACKBONE.FREEZE_CONV_BODY_AT", frozen]
     options += ["MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 256, KEY, tuple(stages)]
+    options += ["MODEL.RECOMPUTE", "cheap" if cheap else "none"]
     return build_backbone(load_cfg(None, options)).train()
 
 
@@ -103,8 +104,11 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.rand(args.batch, 3, args.size, args.size)
     names = [name for name, _ in network(args.conv_body, 0, ()).stages()][args.frozen :]  # type: ignore[operator]
-    settings = {"none": (), **{name: (name,) for name in names}, "all": ("all",)}
-    models = {label: network(args.conv_body, args.frozen, stages) for label, stages in settings.items()}
+    settings = {"none": (), "cheap": (), **{name: (name,) for name in names}, "all": ("all",)}
+    models = {
+        label: network(args.conv_body, args.frozen, stages, cheap=label == "cheap")
+        for label, stages in settings.items()
+    }
     optimizers = {label: torch.optim.SGD(model.parameters(), lr=1e-4) for label, model in models.items()}
     kept = {label: kept_bytes(model, images) for label, model in models.items()}
     for label, model in models.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from backbones.layers.conv import conv2d
 from backbones.layers.norm import NormFactory, norm_from_cfg
+from backbones.layers.recompute import not_kept, recompute_from_cfg, watched
 from backbones.spec import FeatureInfo
 from registry import NORMS, Config, ConfigError, lookup
 
@@ -34,6 +36,8 @@ class FPN(nn.Module):
         out_channels: width of every output.
         conv: makes the convolutions.
         top_blocks: makes the extra levels from the coarsest feature and the coarsest output.
+        recompute: the backward pass computes what the 3x3 convolutions read again, from the body's features,
+            where the lateral convolutions are convolutions alone.
     """
 
     def __init__(
@@ -43,8 +47,10 @@ class FPN(nn.Module):
         out_channels: int,
         conv: ConvFactory,
         top_blocks: LastLevelMaxPool | LastLevelP6P7,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         if out_channels < 1:
             raise ConfigError(f"MODEL.RESNETS.BACKBONE_OUT_CHANNELS is {out_channels}, at least 1 is needed")
         levels = pyramid_levels(feature_info)
@@ -74,15 +80,28 @@ class FPN(nn.Module):
 
     def levels(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The levels that features of the body have, finest first."""
-        inner: Tensor | None = None
-        outputs: list[Tensor] = []
-        for index, level in zip(reversed(self._chosen), reversed(self._levels), strict=True):
-            lateral = self.get_submodule(f"fpn_inner{level}")(features[index])
-            if inner is not None:
-                lateral = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
-            inner = lateral
-            outputs.insert(0, self.get_submodule(f"fpn_layer{level}")(inner))
-        return outputs
+        chosen = [features[i] for i in self._chosen]
+        inner = self._inner(*chosen)
+        with not_kept(inner, self._inner, *chosen) if self._can_recompute() else nullcontext():
+            layers = self._layers("fpn_layer")
+            return [layer(each) for layer, each in zip(layers, inner, strict=True)]
+
+    def _inner(self, *features: Tensor) -> list[Tensor]:
+        """What the 3x3 convolutions read, of the features in use, finest first."""
+        inner: list[Tensor] = []
+        for feature, layer in zip(reversed(features), reversed(self._layers("fpn_inner")), strict=True):
+            lateral = layer(feature)
+            if inner:
+                lateral = lateral + F.interpolate(inner[-1], size=lateral.shape[-2:], mode="nearest")
+            inner.append(lateral)
+        return inner[::-1]
+
+    def _layers(self, name: str) -> list[nn.Module]:
+        return [self.get_submodule(f"{name}{level}") for level in self._levels]
+
+    def _can_recompute(self) -> bool:
+        laterals = self._layers("fpn_inner")
+        return self.recompute and all(type(each) is nn.Conv2d for each in laterals) and not watched(*laterals)
 
 
 class LastLevelMaxPool(nn.Module):
@@ -118,16 +137,15 @@ class LastLevelP6P7(nn.Module):
 
 def build_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
     """Pyramid over strides 4 to 32, and 64 by pooling (MODEL.FPN)."""
-    return FPN(
-        feature_info, 1, cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS, conv_factory(cfg), LastLevelMaxPool()
-    )
+    width = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
+    return FPN(feature_info, 1, width, conv_factory(cfg), LastLevelMaxPool(), recompute_from_cfg(cfg))
 
 
 def build_retinanet_fpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> FPN:
     """Pyramid over strides 8 to 32, and 64 and 128 by convolutions (MODEL.FPN, MODEL.RETINANET.USE_C5)."""
     width = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
     top = LastLevelP6P7(feature_info[-1].channels if cfg.MODEL.RETINANET.USE_C5 else width, width)
-    return FPN(feature_info, 2, width, conv_factory(cfg), top)
+    return FPN(feature_info, 2, width, conv_factory(cfg), top, recompute_from_cfg(cfg))
 
 
 def pyramid_levels(feature_info: Sequence[FeatureInfo]) -> list[int]:

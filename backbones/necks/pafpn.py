@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from backbones.layers.recompute import recompute_from_cfg
 from backbones.necks.fpn import FPN, ConvFactory, LastLevelMaxPool, LastLevelP6P7, conv_factory
 from backbones.spec import FeatureInfo
 from registry import Config
@@ -26,8 +27,9 @@ class PAFPN(FPN):
         out_channels: int,
         conv: ConvFactory,
         top_blocks: LastLevelMaxPool | LastLevelP6P7,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(feature_info, min_level, out_channels, conv, top_blocks)
+        super().__init__(feature_info, min_level, out_channels, conv, top_blocks, recompute)
         for level, finer, info in zip(self._levels[1:], self.used, self.used[1:], strict=False):
             stride = info.stride // finer.stride  # 1 where dilation kept the resolution
             self.add_module(f"pa_down{level}", conv(out_channels, out_channels, 3, stride=stride))
@@ -46,4 +48,4 @@ class PAFPN(FPN):
 def build_pafpn(cfg: Config, feature_info: Sequence[FeatureInfo]) -> PAFPN:
     """Path aggregation over strides 4 to 32, and 64 by pooling (MODEL.FPN)."""
     width = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
-    return PAFPN(feature_info, 1, width, conv_factory(cfg), LastLevelMaxPool())
+    return PAFPN(feature_info, 1, width, conv_factory(cfg), LastLevelMaxPool(), recompute_from_cfg(cfg))

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backbones.layers.norm import norm_from_cfg
+from backbones.layers.recompute import recompute_from_cfg
 from backbones.resnet.stages import stage_specs
 from backbones.spec import Backbone, FeatureInfo, Stage, StageSpec
 from registry import STEM_MODULES, TRANSFORMATION_MODULES, Config, ConfigError, lookup
@@ -107,6 +108,8 @@ def block_factory(cfg: Config, spec: StageSpec) -> BlockFactory:
     shared = {"num_groups": options.NUM_GROUPS, "stride_in_1x1": options.STRIDE_IN_1X1}
     if hasattr(block, "norm"):
         shared["norm"] = norm_from_cfg(cfg, block.norm)
+    if hasattr(block, "recompute"):
+        shared["recompute"] = recompute_from_cfg(cfg)
     return partial(block, **shared)
 
 

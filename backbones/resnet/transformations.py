@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from backbones.layers.conv import conv2d, conv_norm
 from backbones.layers.deform_conv import DFConv2d
-from backbones.layers.norm import NormFactory
+from backbones.layers.norm import FrozenBatchNorm2d, NormFactory
+from backbones.layers.recompute import not_kept, watched
 from registry import NORMS, TRANSFORMATION_MODULES, ConfigError
 
 
@@ -24,9 +26,11 @@ class Bottleneck(nn.Module):
         stride, dilation: of the block; with dilation the stride becomes 1 and the resolution is kept.
         dcn_config: ``stage_with_dcn`` (deformable 3x3 or not), ``with_modulated_dcn``, ``deformable_groups``.
         norm: constructor of the norms; by default what NORMS has under the class's ``norm``.
+        recompute: the backward pass computes again what the 3x3 convolution reads, where ``bn1`` is frozen.
     """
 
     norm = "FrozenBN"
+    recompute = False
 
     def __init__(
         self,
@@ -39,9 +43,11 @@ class Bottleneck(nn.Module):
         dilation: int = 1,
         dcn_config: Mapping[str, Any] | None = None,
         norm: NormFactory | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         norm = norm or NORMS[self.norm]
+        self.recompute = recompute
         stride = 1 if dilation > 1 else stride
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         # The shortcut comes first: optimizer states of published checkpoints go by the order of definition.
@@ -57,10 +63,18 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
-        out = conv_norm(self.conv3, self.bn3, out)
+        out = conv_norm(self.conv1, self.bn1, x)
+        with not_kept([out], self._reduced, x) if self._can_recompute() else nullcontext():
+            out = conv_norm(self.conv2, self.bn2, F.relu_(out))
+        out = conv_norm(self.conv3, self.bn3, F.relu_(out))
         return F.relu_(out + shortcut(self.downsample, x))
+
+    def _reduced(self, x: Tensor) -> list[Tensor]:
+        """What the 3x3 convolution reads."""
+        return [F.relu_(conv_norm(self.conv1, self.bn1, x))]
+
+    def _can_recompute(self) -> bool:
+        return self.recompute and type(self.bn1) is FrozenBatchNorm2d and not watched(self.conv1, self.bn1)
 
 
 class BasicBlock(nn.Module):

@@ -11,6 +11,7 @@ from torchvision.models.detection import roi_heads
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from backbones import Backbone
+from backbones.layers.recompute import not_kept, recompute_from_cfg, watched
 from backbones.ops import batched_nms
 from convbody.detection.heads.numerics import full_precision
 from convbody.detection.heads.options import count_limit, iou_thresholds, overlap_limit
@@ -98,6 +99,7 @@ class RoIHeads(roi_heads.RoIHeads):
         )
         self.box_beta = cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
         self.class_agnostic = cfg.MODEL.CLS_AGNOSTIC_BBOX_REG
+        self.recompute = recompute_from_cfg(cfg)
         if mask is not None:
             self.mask_roi_pool, self.mask_head, self.mask_predictor = mask
         if keypoint is not None:
@@ -116,7 +118,7 @@ class RoIHeads(roi_heads.RoIHeads):
     ) -> dict[str, Tensor]:
         """Losses of all heads on a sample of the proposals and the objects themselves."""
         proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
-        box_features = self.box_head(self.box_roi_pool(features, proposals, sizes))
+        box_features = self._box_features(features, proposals, sizes)
         losses = box_losses(*self._predict_boxes(box_features), labels, regression, self.box_beta)
         if not (self.has_mask() or self.has_keypoint()):
             return losses
@@ -138,7 +140,7 @@ class RoIHeads(roi_heads.RoIHeads):
 
     def candidates(self, features: list[Tensor], proposals: list[Tensor], sizes: Sizes) -> list[Candidates]:
         """Per image, a box and a score for every proposal and class."""
-        logits, deltas = self._predict_boxes(self.box_head(self.box_roi_pool(features, proposals, sizes)))
+        logits, deltas = self._predict_boxes(self._box_features(features, proposals, sizes))
         counts = [len(each) for each in proposals]
         boxes = self.box_coder.decode(deltas, proposals).split(counts)
         scores = logits.softmax(dim=-1).split(counts)
@@ -207,10 +209,28 @@ class RoIHeads(roi_heads.RoIHeads):
     ) -> Any:
         """What a predictor reads: its own extractor's features, or, without one, the box head's."""
         if pooler is not None and extractor is not None:
-            return extractor(pooler(features, boxes, sizes))
+            return self._extracted(pooler, extractor, features, boxes, sizes)
         if shared is not None:
             return shared
-        return self.box_head(self.box_roi_pool(features, boxes, sizes))
+        return self._box_features(features, boxes, sizes)
+
+    def _box_features(self, features: list[Tensor], boxes: list[Tensor], sizes: Sizes) -> Tensor:
+        return self._extracted(self.box_roi_pool, self.box_head, features, boxes, sizes)
+
+    def _extracted(
+        self,
+        pooler: nn.Module,
+        extractor: nn.Module,
+        features: list[Tensor],
+        boxes: list[Tensor],
+        sizes: Sizes,
+    ) -> Any:
+        """The extractor's features of cut-outs, which the backward pass cuts out again: RoIAlign is quick."""
+        cut_outs = pooler(features, boxes, sizes)
+        if not self.recompute or watched(pooler):
+            return extractor(cut_outs)
+        with not_kept([cut_outs], lambda *features: [pooler(features, boxes, sizes)], *features):
+            return extractor(cut_outs)
 
 
 def build_roi_heads(cfg: Config, backbone: Backbone) -> RoIHeads:

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from benchmarks.measure import saved_for_backward
 from convbody.detection.heads.roi import box_losses
 
 ALL = {
@@ -180,3 +181,18 @@ def test_shared_features_are_the_box_heads(small_detector, batch):
     model(*batch)["loss_mask"].backward()
     assert len(calls) == 1  # in training boxes and masks read the same features
     assert model.roi_heads.box_head.head.layer4[0].conv1.weight.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["mask-fpn", "mask-c4", "keypoint-fpn", "keypoint-c4"])
+def test_cut_outs_are_made_again_with_the_same_gradients(small_detector, batch, kind):
+    kept, gradients = [], []
+    for word in ("cheap", "none"):
+        model = small_detector(kind, {"MODEL.RECOMPUTE": word}).train()
+        torch.manual_seed(2)
+        with saved_for_backward(model) as saved:
+            loss = torch.stack(list(model(*batch).values())).sum()
+        loss.backward()
+        kept.append(saved.distinct)
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert kept[0] < 0.95 * kept[1]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
