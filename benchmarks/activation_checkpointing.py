@@ -1,4 +1,4 @@
-"""What recomputing stages, or what is cheap, saves and costs: bytes kept for the backward pass, and CPU time of a training step.
+"""What recomputing stages, or cheap maps, saves and costs: bytes kept for the backward pass, and CPU time.
 
     python benchmarks/activation_checkpointing.py [CONV_BODY] [--size 224] [--batch 2] [--repeat 7]
 
