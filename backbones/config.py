@@ -25,9 +25,9 @@ def model_defaults() -> dict[str, Any]:
         # Run the backbone as code that torch.compile makes at the first call, for images of any size; needs a
         # C++ compiler (CPU) or Triton (GPU). What the first iteration of training takes is in the log.
         "COMPILE": False,
-        # What the backward pass computes again instead of keeping it: "none", or "cheap": in ResNets with frozen
-        # norms and in pyramids what 1x1 convolutions give to 3x3 ones, and what RoIAlign cuts out. A third
-        # less is kept, for a few percent of time; gradients are the same to the last bit on CPUs.
+        # What the backward pass computes again instead of keeping it: "none", or "cheap": in ResNets with
+        # frozen norms and in pyramids what 1x1 convolutions give to 3x3 ones, and what RoIAlign cuts out. A
+        # third less is kept, for a few percent of time; gradients are the same to the last bit on CPUs.
         "RECOMPUTE": "none",
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.
