@@ -14,6 +14,8 @@ OLDEST := $(VENV)-oldest
 
 # One thread a process: the tests' tensors are small, and the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# By stealing, the tests of a file mostly stay in one process, which builds their fixtures once.
+SPREAD := -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv quickstart search-demo test test-slow test-all test-oldest bench bench-ops lint format clean
@@ -56,13 +58,13 @@ search-demo: $(BUILT)  ## search an architecture, and train a detector with it [
 	@scripts/search_demo.sh $(BIN)/python $(SEARCH)
 
 test: $(BUILT)    ## run the fast tests
-	@$(PYTEST) -n $(JOBS)
+	@$(PYTEST) $(SPREAD)
 
 test-slow: $(BUILT)  ## run the slow tests
-	@$(PYTEST) -n $(JOBS) -m slow
+	@$(PYTEST) $(SPREAD) -m slow
 
 test-all: $(BUILT)   ## run every test
-	@$(PYTEST) -n $(JOBS) -m "slow or not slow"
+	@$(PYTEST) $(SPREAD) -m "slow or not slow"
 
 # The environment gets the oldest torch and no build of its own: it loads the file built for the newest.
 test-oldest: $(BUILT)  ## run the fast tests under the oldest torch, with the same build (downloads it)
@@ -70,7 +72,7 @@ test-oldest: $(BUILT)  ## run the fast tests under the oldest torch, with the sa
 	@CONVBODY_NO_EXTENSION=1 $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[dev]' 'torch==2.11.*' 'torchvision==0.26.*'
 	@CONVBODY_OLDEST_PYTHON=$(OLDEST)/bin/python $(PYTEST) tests/backbones/ops/test_library.py
-	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(SPREAD)
 
 # Threads that wait let other programs run, of all implementations alike.
 bench: $(BUILT)  ## run all benchmarks, beside torchvision, timm and pycocotools

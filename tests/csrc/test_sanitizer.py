@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
-FLAGS = ["-std=c++20", "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=c++20", "-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 EXTENSION_FLAGS = [
     *("-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
     f"-I{Path(torch.__file__).parent / 'include'}",

@@ -275,9 +275,8 @@ def test_objects_of_one_image_are_learnt_by_heart(kind, small_detector, batch):
     images, (target, _) = batch
     model = small_detector(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, 250
-    )  # at a constant rate the end is by chance
+    # At a constant rate, where it ends is chance.
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
     for _ in range(250):
         losses = model(images[:1], [target])
         optimizer.zero_grad()
