@@ -15,6 +15,7 @@ $python tools/prepare_data.py trees
 
 $search latency $common
 # A search for each core.
+started=
 for seed in 0 1; do
     OMP_NUM_THREADS=1 $search train --resume $common SEED $seed OUTPUT_DIR "$folder/search_$seed" &
     started="$started $!"

@@ -39,6 +39,8 @@ def latency_parser() -> argparse.ArgumentParser:
 
 
 def latency(args: argparse.Namespace) -> None:
+    if args.rounds < 1:
+        raise ConvbodyError("--rounds takes 1 or more")
     for option, key in (
         ("output", "TABLE"),
         ("device", "DEVICE"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
 from torch import nn
@@ -86,7 +87,7 @@ def _made(kind: str, name: str, spec: str) -> nn.Module | tuple[nn.Module, torch
 
 def _torchvision(name: str) -> nn.Module:
     """A model of torchvision without weights; ``resnet50-FPN`` is its backbone with FPN, nothing frozen."""
-    from torchvision.models import get_model, list_models
+    from torchvision.models import get_model_builder, list_models
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     body, dash, neck = name.partition("-")
@@ -96,7 +97,10 @@ def _torchvision(name: str) -> nn.Module:
     if dash:
         model: nn.Module = resnet_fpn_backbone(backbone_name=body, weights=None, trainable_layers=5)
         return model
-    model = get_model(name, weights=None, **({"weights_backbone": None} if "rcnn" in body else {}))
+    builder = get_model_builder(name)
+    # Detectors and segmenters would fetch weights of their body all the same.
+    body_too = {"weights_backbone": None} if "weights_backbone" in signature(builder).parameters else {}
+    model = builder(weights=None, **body_too)
     return model
 
 

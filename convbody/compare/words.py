@@ -101,7 +101,6 @@ def _declared(comparison: Comparison, row: Row) -> str:
     first, second = comparison.first, comparison.second
     if row.place.phase.startswith("step"):
         here, there = first.groups.get(row.place.name), second.groups.get(row.other)
-        texts = [_layer(first, row.place.name, row.place), _layer(second, row.other, row.place)]
         if here is not None and there is not None and here != there:
             keys = [key for key in here | there if here.get(key) != there.get(key)]
             return (
@@ -109,8 +108,7 @@ def _declared(comparison: Comparison, row: Row) -> str:
                 + ", ".join(f"{k} {here.get(k)} here, {there.get(k)} there" for k in keys)
                 + "."
             )
-    else:
-        texts = [_layer(first, row.place.name, row.place), _layer(second, row.other, row.place)]
+    texts = [_layer(first, row.place.name, row.place), _layer(second, row.other, row.place)]
     if all(texts) and texts[0] != texts[1]:
         return f"Here it is {texts[0]}, there {texts[1]}."
     return ""

@@ -70,3 +70,8 @@ def test_three_commands(search_fbnet, tmp_path):
 def test_a_command_that_does_not_exist(search_fbnet):
     done = search_fbnet("measure")
     assert done.returncode == 2 and "latency" in done.stderr and "derive" in done.stderr
+
+
+def test_no_rounds_are_no_measurement(search_fbnet):
+    done = search_fbnet("latency", "--config-file", "c.yaml", "--rounds", "0")
+    assert (done.returncode, done.stderr) == (2, "error: --rounds takes 1 or more\n")

