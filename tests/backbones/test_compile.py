@@ -55,12 +55,28 @@ def test_every_family_is_one_graph_with_the_same_numbers(name, graphs):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
+def test_other_sizes_and_batches_are_not_compiled_again_but_for_single_images(graphs):
+    model = build("R-20-CIFAR-FPN", True).eval()
+    # To torch, single images below 83x83 are one more case, and so are squares where the first is one.
+    sizes = [(96, 128), (160, 96), (96, 96)]
+    with torch.no_grad():
+        for count in (2, 3, 5):
+            for size in sizes:
+                model(torch.rand(count, 3, *size))
+        assert len(graphs) == 1
+        for size in sizes:
+            model(torch.rand(1, 3, *size))
+    assert len(graphs) == 2
+
+
 def test_it_trains_and_a_copy_runs_uncompiled(graphs):
     model = build("R-20-CIFAR-FPN", True).train()
     copied = copy.deepcopy(model)
     copied(torch.rand(2, 3, 32, 48))
     assert not graphs
-    torch.stack([feature.mean() for feature in model(torch.rand(2, 3, 32, 48))]).sum().backward()
+    for size in ((32, 48), (64, 32)):
+        torch.stack([feature.mean() for feature in model(torch.rand(2, 3, *size))]).sum().backward()
     assert len(graphs) == 1 and model.body.stem.conv1.weight.grad.abs().sum() > 0
 
 
