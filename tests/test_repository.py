@@ -40,7 +40,9 @@ def test_the_changelog_tells_of_this_version() -> None:
     assert convbody.__version__ in headings
 
 
-@pytest.mark.parametrize("page", [path.name for path in ROOT.glob("*.md")] + files(".md", "docs", "examples"))
+@pytest.mark.parametrize(
+    "page", sorted(path.name for path in ROOT.glob("*.md")) + files(".md", "docs", "examples")
+)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
