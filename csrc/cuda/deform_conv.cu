@@ -30,38 +30,12 @@ constexpr int64_t kEnoughTiles = 512;
 
 extern __shared__ __align__(128) unsigned char shared_memory[];
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_constant__ ForwardArgs<T> args, int64_t tiles) {
-  auto& shared = *reinterpret_cast<cuda::ForwardShared<T>*>(shared_memory);
+// The blocks of a grid go through the tiles one by one.
+template <class Shared, class Args, void (*Tile)(cuda::Block, Shared&, const Args&, int64_t)>
+__global__ void __launch_bounds__(kThreads, 2) tiles_kernel(const __grid_constant__ Args args, int64_t tiles) {
+  auto& shared = *reinterpret_cast<Shared*>(shared_memory);
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    cuda::forward_tile<T>(cuda::Block(), shared, args, tile);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    backward_data_kernel(const __grid_constant__ BackwardDataArgs<T> args, int64_t tiles) {
-  auto& shared = *reinterpret_cast<cuda::BackwardDataShared<T>*>(shared_memory);
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    cuda::backward_data_tile<T>(cuda::Block(), shared, args, tile);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    gather_kernel(const __grid_constant__ GatherArgs<T> args, int64_t tiles) {
-  auto& shared = *reinterpret_cast<cuda::GatherShared<T>*>(shared_memory);
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    cuda::gather_tile<T>(cuda::Block(), shared, args, tile);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    backward_weight_kernel(const __grid_constant__ BackwardWeightArgs<T> args, int64_t tiles) {
-  auto& shared = *reinterpret_cast<cuda::BackwardWeightShared<T>*>(shared_memory);
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    cuda::backward_weight_tile<T>(cuda::Block(), shared, args, tile);
+    Tile(cuda::Block(), shared, args, tile);
   }
 }
 
@@ -86,10 +60,10 @@ cudaStream_t current_stream(const Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Runs `tiles` (at least one) tiles.
-template <class Shared, class Args>
-void launch(
-    const char* name, void (*kernel)(Args, int64_t), const Args& args, int64_t tiles, cudaStream_t stream) {
+// Runs `tiles` (at least one) tiles; `name` is what an error calls the kernel.
+template <class Shared, class Args, void (*Tile)(cuda::Block, Shared&, const Args&, int64_t)>
+void launch(const char* name, const Args& args, int64_t tiles, cudaStream_t stream) {
+  const auto kernel = tiles_kernel<Shared, Args, Tile>;
   check(
       cudaFuncSetAttribute(
           reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)),
@@ -187,7 +161,8 @@ Tensor deform_conv2d(
       args.input = data<T>(images), args.offset = data<T>(moves), args.mask = data<T>(factors);
       args.weight = data<T>(filters), args.bias = data<T>(added), args.output = data<T>(output);
       args.wide = wide<T>(args.shape.run, {&images, &filters});
-      launch<cuda::ForwardShared<T>>("forward_kernel", forward_kernel<T>, args, args.tiles(), current_stream(input));
+      launch<cuda::ForwardShared<T>, ForwardArgs<T>, cuda::forward_tile<T>>(
+          "forward_kernel", args, args.tiles(), current_stream(input));
     });
   }
   return in_format_of(input, output);
@@ -221,8 +196,8 @@ void backward_data(
   const int64_t positions = g.batch * g.out_positions();
   if (!deterministic) {
     args.last = positions;
-    launch<cuda::BackwardDataShared<T>>(
-        "backward_data_kernel", backward_data_kernel<T>, args, args.tiles(), stream);
+    launch<cuda::BackwardDataShared<T>, BackwardDataArgs<T>, cuda::backward_data_tile<T>>(
+        "backward_data_kernel", args, args.tiles(), stream);
     return;
   }
   const int64_t position_bytes = g.taps() * g.channels * static_cast<int64_t>(sizeof(A));
@@ -237,10 +212,11 @@ void backward_data(
   for (int64_t first = 0; first < positions; first += slice) {
     args.first = gather.first = first;
     args.last = gather.last = std::min(positions, first + slice);
-    launch<cuda::BackwardDataShared<T>>(
-        "backward_data_kernel", backward_data_kernel<T>, args, args.tiles(), stream);
+    launch<cuda::BackwardDataShared<T>, BackwardDataArgs<T>, cuda::backward_data_tile<T>>(
+        "backward_data_kernel", args, args.tiles(), stream);
     if (gather.tiles() > 0) {
-      launch<cuda::GatherShared<T>>("gather_kernel", gather_kernel<T>, gather, gather.tiles(), stream);
+      launch<cuda::GatherShared<T>, GatherArgs<T>, cuda::gather_tile<T>>(
+          "gather_kernel", gather, gather.tiles(), stream);
     }
   }
 }
@@ -265,8 +241,8 @@ void backward_weight(const DeformConvGeometry& g, const BackwardTensors& from, c
   args.partial = data<A>(partial);
 
   const auto stream = current_stream(from.input);
-  launch<cuda::BackwardWeightShared<T>>(
-      "backward_weight_kernel", backward_weight_kernel<T>, args, args.tiles(), stream);
+  launch<cuda::BackwardWeightShared<T>, BackwardWeightArgs<T>, cuda::backward_weight_tile<T>>(
+      "backward_weight_kernel", args, args.tiles(), stream);
   const int64_t size = grad_weight.numel();
   const auto blocks = static_cast<unsigned>(std::min(cuda::parts(size, kThreads), kMaxBlocks));
   reduce_weight_kernel<T><<<blocks, kThreads, 0, stream>>>(args, data<T>(grad_weight), size);
