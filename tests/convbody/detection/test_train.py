@@ -233,6 +233,6 @@ def test_mask_rcnn_learns_the_shapes(tmp_path, monkeypatch):
     make_synthetic(tmp_path / "synthetic" / "train", images=200, seed=0)
     make_synthetic(tmp_path / "synthetic" / "test", images=40, seed=1)
     monkeypatch.setenv("CONVBODY_DATASETS", str(tmp_path))
-    cfg = load_cfg(CONFIGS / "mask_rcnn.yaml", ["SOLVER.MAX_ITER", 150, "OUTPUT_DIR", str(tmp_path / "run")])
+    cfg = load_cfg(CONFIGS / "mask_rcnn.yaml", ["SOLVER.MAX_ITER", 100, "OUTPUT_DIR", str(tmp_path / "run")])
     metrics = train_detector(cfg).metrics
     assert metrics["segm/AP50"] >= 0.7, metrics
