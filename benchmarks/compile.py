@@ -41,12 +41,12 @@ def backbone(body: str, compiled: bool, train: bool) -> nn.Module:
 
 
 def run(model: nn.Module, images: Tensor, train: bool) -> list[Tensor]:
-    """The features; with ``train`` gradients as well."""
+    """The features; with ``train``, the gradients are computed as well."""
     with torch.set_grad_enabled(train):
         features: list[Tensor] = model(images)
         if train:
             torch.stack([feature.mean() for feature in features]).sum().backward()
-    return features
+    return [feature.detach() for feature in features]
 
 
 def main() -> None:
