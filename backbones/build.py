@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from backbones.activation_checkpoint import CHECKPOINT_KEY, checkpoint_stages
 from backbones.freeze import FREEZE_KEY, freeze, freeze_unused
+from backbones.layers.quick_conv import quicken
 from backbones.memory_format import AUTO, MEMORY_FORMAT_KEY, arranged, memory_format_from_cfg
 from backbones.spec import Backbone, FeatureInfo, Stage
 from registry import BACKBONES, BODIES, NECKS, Config, ConfigError, parse_conv_body
@@ -31,10 +32,15 @@ class Neck(Protocol):
         ...
 
 
+#: Share of the convolutions' weights that makes a network quick.
+_ENOUGH = 0.25
+
+
 class BodyAndNeck(Backbone):
     """A body and, under the published name ``fpn``, the neck on it. Its stages are those of the body."""
 
     memory_format = AUTO  # of the images, before the body sees them, and so of all features
+    quick = False  # whether enough of the convolutions are quick ones for AUTO to prefer what those read
 
     def __init__(self, body: Backbone, neck: Neck | None) -> None:
         super().__init__()
@@ -54,7 +60,7 @@ class BodyAndNeck(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> features, finest first."""
-        features: list[Tensor] = self.body(arranged(x, self.memory_format))
+        features: list[Tensor] = self.body(arranged(x, self.memory_format, self.quick))
         return self.fpn(features) if hasattr(self, "fpn") else features
 
     def stages(self) -> list[Stage]:
@@ -84,9 +90,9 @@ def build_backbone(cfg: Config) -> nn.Module:
         if neck is not None:
             freeze_unused(body, getattr(neck, "used", body.feature_info))
         backbone = BodyAndNeck(body, neck)
-    memory_format = memory_format_from_cfg(cfg)
+    share, memory_format = quicken(backbone), memory_format_from_cfg(cfg)
     if isinstance(backbone, BodyAndNeck):
-        backbone.memory_format = memory_format
+        backbone.memory_format, backbone.quick = memory_format, share >= _ENOUGH
     elif memory_format != AUTO:
         raise ConfigError(f"{name} is registered whole and says itself; set {AUTO}", MEMORY_FORMAT_KEY, cfg)
     at, recomputed = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT, cfg.MODEL.BACKBONE.CHECKPOINT_STAGES

@@ -21,16 +21,23 @@ def memory_format_from_cfg(cfg: Config) -> str:
     return word
 
 
-def arranged(x: Tensor, word: str) -> Tensor:
+def arranged(x: Tensor, word: str, quick: bool = False) -> Tensor:
     """``x`` (N, C, H, W), its values in memory as ``word`` says; layers keep the order of their input.
 
-    "auto" is channels_last on GPUs that compute in half precision, whose matrix units read it without a
-    copy. Elsewhere ``x`` stays as it came: on CPUs the network, the image and the processor decide which is
-    quicker (``benchmarks/inference.py --memory-format`` tells for one).
+    "auto" is channels_last where that is known to win: on GPUs that compute in half precision, whose matrix
+    units read it without a copy, and in float32 on CPUs if the network is ``quick``, that is, made of
+    convolutions for which there is a quicker operator. Elsewhere ``x`` stays as it came: the network, the
+    image and the processor decide (``benchmarks/inference.py --memory-format`` tells for one).
     """
     if word != AUTO:
         return x.contiguous(memory_format=_FORMATS[word])
-    return x.contiguous(memory_format=torch.channels_last) if _half_on_gpu(x) else x
+    if _half_on_gpu(x) or (quick and _float32_on_cpu(x)):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def _float32_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _half_on_gpu(x: Tensor) -> bool:

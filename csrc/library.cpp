@@ -12,6 +12,9 @@ STABLE_TORCH_LIBRARY(convbody, m) {
       "int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, bool deterministic) "
       "-> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, Tensor grad_mask)");
 
+  // relu(conv2d(input, weight, bias) + residual) of stride 1, which keeps the size: 3x3 or 1x1, float32.
+  m.def("fused_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, bool relu) -> Tensor");
+
   // Mean and biased variance of every channel: (C,), float32, or float64 of a float64 input, as all parameters are.
   m.def("activated_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
   // activation((input - mean) / sqrt(var + eps) * weight + bias); a weight nearer to 0 than eps acts as eps.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from backbones.layers.frozen_conv import frozen_conv_norm
+from backbones.layers.quick_conv import finished
 
 
 def conv2d(
@@ -31,7 +32,12 @@ def init_conv(conv: nn.Module) -> None:
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
 
-def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``: every block of every family goes through here. A frozen norm costs nothing."""
-    out = frozen_conv_norm(conv, norm, x)
-    return norm(conv(x)) if out is None else out
+def conv_norm(
+    conv: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """``relu(norm(conv(x)) + residual)``: every block of every family goes through here.
+
+    A frozen norm costs nothing, and what follows it costs little where autograd does not watch.
+    """
+    out = frozen_conv_norm(conv, norm, x, residual, relu)
+    return finished(norm(conv(x)), residual, relu) if out is None else out

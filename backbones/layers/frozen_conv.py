@@ -17,15 +17,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from backbones.layers.norm import frozen_affine
+from backbones.layers.quick_conv import finished, is_plain
+from backbones.ops.fused_conv import flipped, fused_conv2d, gradient_of_weight, quick_here, serves, suits
 
 
-def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor | None:
-    """``norm(conv(x))`` as one convolution; None where that cannot be.
+def frozen_conv_norm(
+    conv: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor | None = None, relu: bool = False
+) -> Tensor | None:
+    """``relu(norm(conv(x)) + residual)`` as one convolution; None where that cannot be.
 
     It cannot where the norm moves or learns, where the convolution is not plain, and where hooks watch one of
     the two modules.
     """
-    if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+    if not is_plain(conv):
         return None
     affine = frozen_affine(norm)
     if affine is None or _has_any_global_hook() or _has_hooks(conv) or _has_hooks(norm):
@@ -34,16 +38,24 @@ def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor | No
     if conv.bias is not None:
         shift = shift + scale * conv.bias
     shift = shift.to(conv.weight.dtype)
-    options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    options: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return F.conv2d(x, _scaled(conv.weight, scale), shift, *options)
+        return finished(F.conv2d(x, _scaled(conv.weight, scale), shift, *options), residual, relu)
     if conv.weight.requires_grad and torch.is_grad_enabled():
         device = x.device.type
         if x.dtype is torch.float32 and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         out: Tensor = _ScaledConv.apply(x, conv.weight, scale, shift, options)
-        return out
-    return F.conv2d(x, _kept_product(conv, scale), shift, *options)
+        return finished(out, residual, relu)
+    return _convolve(x, _kept_product(conv, scale), shift, options, residual, relu)
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor, options: Any, residual: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    if quick_here() and suits(weight, *options) and serves(x, weight):
+        return fused_conv2d(x, weight, bias, residual, relu)
+    return finished(F.conv2d(x, weight, bias, *options), residual, relu)
 
 
 class _ScaledConv(torch.autograd.Function):
@@ -53,19 +65,30 @@ class _ScaledConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, options: Any) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.options = options
-        return F.conv2d(x, _scaled(weight, scale), bias, *options)
+        return _convolve(x, _scaled(weight, scale), bias, options)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
-        wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, x, _scaled(weight, scale).to(grad.dtype), [weight.shape[0]],
-            stride, padding, dilation, False, [0, 0], groups, wanted,
-        )  # fmt: skip
-        grad_weight = _scaled(grad_weight.to(weight.dtype), scale) if wanted[1] else None
+        product = _scaled(weight, scale).to(grad.dtype)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _gradient_of_input(grad, x, product, ctx.options)
+        if ctx.needs_input_grad[1]:
+            grad_weight = gradient_of_weight(grad, x, product, ctx.options)
+            grad_weight = _scaled(grad_weight.to(weight.dtype), scale)
+        if ctx.needs_input_grad[3]:
+            grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, None, grad_bias, None
+
+
+def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, options: Any) -> Tensor:
+    if quick_here() and suits(weight, *options) and serves(grad, weight):
+        return fused_conv2d(grad, flipped(weight))
+    stride, padding, dilation, groups = options
+    options = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
+    made: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *options)[0]
+    return made
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

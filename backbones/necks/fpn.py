@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from backbones.layers.conv import conv2d
 from backbones.layers.norm import NormFactory, norm_from_cfg
+from backbones.layers.quick_conv import is_plain
 from backbones.layers.recompute import not_kept, recompute_from_cfg, watched
 from backbones.spec import FeatureInfo
 from registry import NORMS, Config, ConfigError, lookup
@@ -101,7 +102,7 @@ class FPN(nn.Module):
 
     def _can_recompute(self) -> bool:
         laterals = self._layers("fpn_inner")
-        return self.recompute and all(type(each) is nn.Conv2d for each in laterals) and not watched(*laterals)
+        return self.recompute and all(map(is_plain, laterals)) and not watched(*laterals)
 
 
 class LastLevelMaxPool(nn.Module):

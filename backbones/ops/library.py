@@ -16,7 +16,8 @@ _FOLDER = Path(__file__).parent
 _EXTENSIONS = {"cpu": "_C", "cuda": "_C_cuda"}
 #: The operators that csrc/library.cpp declares.
 _DECLARED = (
-    *("deform_conv2d", "deform_conv2d_backward", "roi_align", "roi_align_backward", "nms_keep"),
+    *("deform_conv2d", "deform_conv2d_backward", "fused_conv2d"),
+    *("roi_align", "roi_align_backward", "nms_keep"),
     *(f"activated_norm{part}" for part in ("", "_statistics", "_sums", "_backward")),
 )
 

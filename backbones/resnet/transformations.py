@@ -66,8 +66,7 @@ class Bottleneck(nn.Module):
         out = conv_norm(self.conv1, self.bn1, x)
         with not_kept([out], self._reduced, x) if self._can_recompute() else nullcontext():
             out = conv_norm(self.conv2, self.bn2, F.relu_(out))
-        out = conv_norm(self.conv3, self.bn3, F.relu_(out))
-        return F.relu_(out + shortcut(self.downsample, x))
+        return conv_norm(self.conv3, self.bn3, F.relu_(out), shortcut(self.downsample, x), relu=True)
 
     def _reduced(self, x: Tensor) -> list[Tensor]:
         """What the 3x3 convolution reads."""
@@ -117,8 +116,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        out = conv_norm(self.conv2, self.bn2, out)
-        return F.relu_(out + shortcut(self.downsample, x))
+        return conv_norm(self.conv2, self.bn2, out, shortcut(self.downsample, x), relu=True)
 
 
 def projection(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone, build_backbone
+from backbones.layers.quick_conv import quicken
 from convbody.detection.heads.registries import META_ARCHITECTURES
 from convbody.detection.inputs import Target, TargetNeeds, check_images, check_targets
 from convbody.detection.no_effect import report_keys_without_effect
@@ -85,4 +86,7 @@ def build_detector(cfg: Config) -> Detector:
             cfg,
         )
     detector: Detector = architecture(cfg, backbone)
+    for name, part in detector.named_children():
+        if name != "backbone":
+            quicken(part, reorders=True)
     return detector

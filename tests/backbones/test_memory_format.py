@@ -88,12 +88,16 @@ def test_gradients_are_those_of_contiguous():
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
-def test_auto_on_the_cpu_leaves_images_as_they_come():
+def test_auto_on_the_cpu_is_channels_last_for_quick_networks_in_float32():
     images = torch.rand(1, 3, 64, 64)
     last = images.to(memory_format=torch.channels_last)
     assert arranged(images, "auto") is images and arranged(last, "auto") is last
     assert arranged(last, "contiguous").is_contiguous()
-    assert build("R-18", "auto").eval()(images)[0].is_contiguous()
+    assert arranged(images, "auto", quick=True).stride(1) == 1
+    assert arranged(images, "contiguous", quick=True) is images
+    assert arranged(images.double(), "auto", quick=True).stride(1) != 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert arranged(images, "auto", quick=True) is images
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -54,6 +54,7 @@ CALLED = {
     "deform_conv_odd_shapes.py": ("deform_conv", "kernels"),
     "activated_norm_odd_shapes.py": ("activated_norm", "activated_norm_kernels"),
     "heads_odd_shapes.py": ("roi_align", "roi_kernels", "nms", "nms_kernels"),
+    "fused_conv_odd_shapes.py": ("fused_conv", "winograd_kernels", "kernels"),
 }
 
 

@@ -196,7 +196,7 @@ class RoIHeads(roi_heads.RoIHeads):
         self, features: list[Tensor], boxes: list[Tensor], sizes: Sizes, shared: Tensor | None = None
     ) -> Tensor:
         x = self._region_features(self.keypoint_roi_pool, self.keypoint_head, features, boxes, sizes, shared)
-        return full_precision(self.keypoint_predictor(x))
+        return full_precision(self.keypoint_predictor(x)).contiguous()  # what torchvision's loss reads
 
     def _region_features(
         self,
