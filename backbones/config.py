@@ -28,7 +28,7 @@ def model_defaults() -> dict[str, Any]:
         # What the backward pass computes again instead of keeping it: "none", or "cheap": in ResNets with
         # frozen norms and in pyramids what 1x1 convolutions give to 3x3 ones, and what RoIAlign cuts out. A
         # third less is kept, for a few percent of time; gradients are the same to the last bit on CPUs.
-        "RECOMPUTE": "none",
+        "RECOMPUTE": "cheap",
         "BACKBONE": {
             # "<body>-<neck>", a body alone, or a name registered whole.
             "CONV_BODY": "R-50-C4",

@@ -22,7 +22,7 @@ SHARED = {"measure", "peers", "record", "run"}
 
 #: What "all" runs, about a quarter of an hour on two free cores; the others are reached by name alone.
 ALL: dict[str, str] = {
-    "inference": "--size 480 800 --threads 1 2 --rounds 2 --forwards 1",
+    "inference": "--rounds 3 --forwards 1",
     "training_step": "--rounds 2",
     "ops": "--threads 1 2 --types float32 --rounds 3",
     "heads": "--rounds 3",
