@@ -20,7 +20,8 @@ def model_defaults() -> dict[str, Any]:
         # When the weights were trained with other colours, strides or epsilon: "error", or "warn" and go on.
         "WEIGHT_CONTRACT": "error",
         # How feature maps lie in memory: "contiguous" (NCHW), "channels_last" (NHWC), or "auto", which is
-        # channels_last on a GPU in half precision, and elsewhere as the images come: contiguous.
+        # channels_last on a GPU in half precision, on a CPU in float32 for networks of quick convolutions
+        # (docs/operators.md), and elsewhere as the images come: contiguous.
         "MEMORY_FORMAT": "auto",
         # Run the backbone as code that torch.compile makes at the first call, for images of any size; needs a
         # C++ compiler (CPU) or Triton (GPU). What the first iteration of training takes is in the log.
