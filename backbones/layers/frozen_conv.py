@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from backbones.layers.norm import frozen_affine
 from backbones.layers.quick_conv import finished, is_plain
+from backbones.layers.recompute import watched
 from backbones.ops.fused_conv import flipped, fused_conv2d, gradient_of_weight, quick_here, serves, suits
 
 
@@ -32,7 +32,7 @@ def frozen_conv_norm(
     if not is_plain(conv):
         return None
     affine = frozen_affine(norm)
-    if affine is None or _has_any_global_hook() or _has_hooks(conv) or _has_hooks(norm):
+    if affine is None or watched(conv, norm):
         return None
     scale, shift = affine
     if conv.bias is not None:
@@ -127,12 +127,3 @@ def _kept_product(conv: nn.Conv2d, scale: Tensor) -> Tensor:
             kept = _Product(state, weight[:1].clone(), scale, _scaled(weight, scale))
         _PRODUCTS[conv] = kept
     return kept.value
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

@@ -34,9 +34,16 @@ class Clock:
 
     def __init__(self, cfg: Config) -> None:
         node = cfg.SEARCH.LATENCY
-        self.device = torch.device("cuda" if node.DEVICE not in ("cpu", _cpu_name()) else "cpu")
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("there is no such device here to measure on", "SEARCH.LATENCY.DEVICE", cfg)
+        here = {"cpu": "cpu", _cpu_name(): "cpu"}
+        if torch.cuda.is_available():
+            here |= {"cuda": "cuda", torch.cuda.get_device_name(): "cuda"}
+        if node.DEVICE not in here:
+            raise ConfigError(
+                f"there is no such device here to measure on; there is {', '.join(here)}",
+                "SEARCH.LATENCY.DEVICE",
+                cfg,
+            )
+        self.device = torch.device(here[node.DEVICE])
         if node.THREADS < 1:
             raise ConfigError("at least 1 thread is needed", "SEARCH.LATENCY.THREADS", cfg)
         if self.device.type == "cpu":
