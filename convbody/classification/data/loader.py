@@ -14,9 +14,10 @@ from convbody.classification.data.catalog import find_entry
 from convbody.classification.data.sets import LabelledImages, open_images
 from convbody.classification.data.transforms import eval_transforms, train_transforms
 from convbody.classification.model import image_channels
+from convbody.data.batches import numbered_batches, raising, unless_broken
 from convbody.data.errors import DataError
-from convbody.data.sampler import BatchPlan, Draw
-from convbody.training.distributed import device_for, rank, world_size
+from convbody.data.sampler import Draw
+from convbody.training.distributed import rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
 #: Images uint8 (N, C, H, W), labels int64 (N,), and what identifies each image.
@@ -45,36 +46,9 @@ def open_datasets(cfg: Config, key: str) -> list[LabelledImages]:
 
 
 def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> Callable[[int], Iterator[Batch]]:
-    """The training batches of this process, as a function of where to start.
-
-    ``batches(n)`` yields without end the batches n, n + 1, ... of the run that ``SEED`` describes. A batch
-    depends on the config and its number alone, not on ``n`` or the number of workers. All processes together
-    see SOLVER.IMS_PER_BATCH images a batch. torch's global random state is left as it is.
-    """
-    processes = world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"a batch must hold at least one image, and the same number for each of {processes} process(es)",
-            "SOLVER.IMS_PER_BATCH",
-            cfg,
-        )
+    """The training batches of this process, as :func:`convbody.data.batches.numbered_batches` has them."""
     dataset = TrainImages(cfg, sets)
-    to_gpu = device_for(cfg).type == "cuda"
-    plan = BatchPlan([0] * len(dataset), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
-
-    def batches(start: int) -> Iterator[Batch]:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=plan.batches_from(start, rank(), processes),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=_collate,
-            pin_memory=to_gpu,  # out of locked pages a GPU copies by itself
-            # Without a generator of its own, a loader draws from the global one for every iterator it makes.
-            generator=torch.Generator(),
-        )
-        yield from map(_unless_broken, loader)
-
-    return batches
+    return numbered_batches(cfg, dataset, [0] * len(dataset), _collate)
 
 
 def eval_batches(cfg: Config, images: LabelledImages) -> Iterator[Batch]:
@@ -84,10 +58,10 @@ def eval_batches(cfg: Config, images: LabelledImages) -> Iterator[Batch]:
         batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
         sampler=range(rank(), len(images), world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_collate,
+        collate_fn=unless_broken(_collate),
         generator=torch.Generator(),
     )
-    yield from map(_unless_broken, loader)
+    yield from raising(loader)
 
 
 class TrainImages(Dataset[Sample | ConvbodyError]):
@@ -134,18 +108,6 @@ class EvalImages(Dataset[Sample | ConvbodyError]):
         return self.transforms(image), self.images.labels[index], self.images.identify(index)
 
 
-def _collate(samples: list[Sample | ConvbodyError]) -> Batch | ConvbodyError:
-    images, labels, names = [], [], []
-    for sample in samples:
-        if isinstance(sample, ConvbodyError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-        names.append(sample[2])
-    return torch.stack(images), torch.tensor(labels), names
-
-
-def _unless_broken(batch: Batch | ConvbodyError) -> Batch:
-    if isinstance(batch, ConvbodyError):
-        raise batch
-    return batch
+def _collate(samples: list[Sample]) -> Batch:
+    images, labels, names = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels), list(names)

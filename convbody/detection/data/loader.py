@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from convbody.data.batches import numbered_batches
 from convbody.data.errors import DataError
-from convbody.data.sampler import BatchPlan, Draw, aspect_groups
+from convbody.data.sampler import Draw, aspect_groups
 from convbody.detection.data.annotations import flip_order, read_annotations
 from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
 from convbody.detection.data.transforms import train_transforms
-from convbody.training.distributed import device_for, is_main, rank, world_size
+from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -36,42 +37,14 @@ def build_test_dataset(cfg: Config, name: str) -> CocoDataset:
 
 
 def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
-    """The training batches of this process, as a function of where to start.
+    """The training batches of this process, as :func:`convbody.data.batches.numbered_batches` has them.
 
-    ``batches(n)`` yields without end the batches n, n + 1, ... of the run that ``SEED`` describes, each
-    ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already augmented
-    and resized. A batch depends on the config and its number alone, not on ``n`` or the number of workers.
-    All processes together see SOLVER.IMS_PER_BATCH images a batch. torch's global random state is left as it
-    is.
+    Each is ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already
+    augmented and resized.
     """
-    processes = world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"a batch must hold at least one image, and the same number for each of {processes} process(es)",
-            key="SOLVER.IMS_PER_BATCH",
-            cfg=cfg,
-        )
     dataset = TrainDataset(cfg, train_datasets(cfg))
-    to_gpu = device_for(cfg).type == "cuda"
-    plan = BatchPlan(dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
-
-    def batches(start: int) -> Iterator[Batch]:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=plan.batches_from(start, rank(), processes),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=_collate,
-            # Out of locked pages a GPU copies by itself, while the program goes on.
-            pin_memory=to_gpu,
-            # Without a generator of its own, a loader draws from the global one for every iterator it makes.
-            generator=torch.Generator(),
-        )
-        for batch in loader:
-            if isinstance(batch, ConvbodyError):
-                raise batch
-            yield batch
-
-    return batches
+    groups = dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING)
+    return numbered_batches(cfg, dataset, groups, _collate)
 
 
 def train_datasets(cfg: Config) -> list[CocoDataset]:
@@ -199,11 +172,6 @@ def _has_objects(annotations: Sequence[dict[str, Any]], least_keypoints: int) ->
     return labelled >= least_keypoints
 
 
-def _collate(samples: list[Sample | ConvbodyError]) -> Batch | ConvbodyError:
-    images, targets = [], []
-    for sample in samples:
-        if isinstance(sample, ConvbodyError):
-            return sample
-        images.append(sample[0])
-        targets.append(sample[1])
-    return images, targets
+def _collate(samples: list[Sample]) -> Batch:
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from convbody.data import batches
 from convbody.detection.data import (
     DataError,
     build_test_dataset,
     build_train_batches,
     check_class_count,
-    loader,
     train_datasets,
 )
 from registry import ConfigError, load_cfg
@@ -101,8 +101,8 @@ def test_batches_for_a_gpu_are_in_locked_memory(shapes_cfg, monkeypatch, device,
             asked.append(pin_memory)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(loader, "DataLoader", Loader)
-    monkeypatch.setattr(loader, "device_for", lambda cfg: torch.device(device))
+    monkeypatch.setattr(batches, "DataLoader", Loader)
+    monkeypatch.setattr(batches, "device_for", lambda cfg: torch.device(device))
     next(build_train_batches(shapes_cfg())(0))
     assert asked == [pinned]
 
