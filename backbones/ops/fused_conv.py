@@ -92,11 +92,11 @@ def flipped(weight: Tensor) -> Tensor:
 def gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, options: Any) -> Tensor:
     """That of conv2d, ``options`` being stride, padding, dilation and groups.
 
-    torch makes it up to eight times as quickly from contiguous maps on CPUs, if taps overlap.
+    torch makes it up to eight times as quickly on CPUs, if taps overlap, where nothing is channels_last.
     """
     stride, padding, dilation, groups = options
     if x.device.type == "cpu" and x.dtype is torch.float32 and weight.shape[2:].numel() > 1:
-        grad, x = grad.contiguous(), x.contiguous()
+        grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
     options = (None, stride, padding, dilation, False, [0, 0], groups, [False, True, False])
     made: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *options)[1]
     return made
