@@ -20,7 +20,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 SHARED = {"measure", "peers", "record", "run"}
 
-#: What "all" runs, about a quarter of an hour on two free cores; the others are reached by name alone.
+#: What "all" runs, about twenty minutes on two free cores; the others are reached by name alone.
 ALL: dict[str, str] = {
     "inference": "--rounds 3 --forwards 1",
     "training_step": "--rounds 2",
