@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from backbones.resnet.transformations import Bottleneck
 from backbones.spec import Backbone
 from registry import Config, ConfigError
 
@@ -40,8 +39,9 @@ def checkpoint_stages(backbone: Backbone, names: Sequence[str], cfg: Config | No
         if name in names or ALL in names:
             for block in filter(_has_layers, _blocks(modules)):
                 block.forward = MethodType(forward, block)
-                if isinstance(block, Bottleneck):
-                    block.recompute = False  # the block is computed again as a whole
+                if hasattr(block, "recompute"):
+                    # The block is computed again as a whole.
+                    block.recompute = False  # type: ignore[assignment]
 
 
 def _blocks(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:

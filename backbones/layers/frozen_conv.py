@@ -53,9 +53,13 @@ def frozen_conv_norm(
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor, options: Any, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    if quick_here() and suits(weight, *options) and serves(x, weight):
+    if _is_quick(x, weight, options):
         return fused_conv2d(x, weight, bias, residual, relu)
     return finished(F.conv2d(x, weight, bias, *options), residual, relu)
+
+
+def _is_quick(x: Tensor, weight: Tensor, options: Any) -> bool:
+    return quick_here() and suits(weight, *options) and serves(x, weight)
 
 
 class _ScaledConv(torch.autograd.Function):
@@ -83,7 +87,7 @@ class _ScaledConv(torch.autograd.Function):
 
 
 def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, options: Any) -> Tensor:
-    if quick_here() and suits(weight, *options) and serves(grad, weight):
+    if _is_quick(grad, weight, options):
         return fused_conv2d(grad, flipped(weight))
     stride, padding, dilation, groups = options
     options = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])

@@ -1,5 +1,5 @@
-// A 1x1 convolution as a product of matrices, which begins with bias and residual and ends with the ReLU while a tile of
-// the output is in the cache.
+// A 1x1 convolution as a product of matrices, which begins with bias and residual and ends with the ReLU while a tile
+// of the output is in the cache.
 
 #pragma once
 
@@ -25,7 +25,8 @@ class Pointwise {
   void run() {
     pack_filters();
     const int64_t rows = g.batch * g.positions();
-    const int64_t tile = tile_rows(kTileBytes / (g.channels * static_cast<int64_t>(sizeof(float))), kTileRows, kernel.rows);
+    const int64_t room = kTileBytes / (g.channels * static_cast<int64_t>(sizeof(float)));
+    const int64_t tile = tile_rows(room, kTileRows, kernel.rows);
     split_over_threads(divide_up(rows, tile), slots, [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         multiply_tile({i * tile, std::min(rows, (i + 1) * tile)});
@@ -40,8 +41,8 @@ class Pointwise {
       const int64_t at = rows.begin * g.out_channels + panel * kernel.panel;
       float* to = io.output + at;
       begin_sums(rows.size(), io.residual ? io.residual + at : nullptr, io.bias + panel * kernel.panel, to);
-      multiply_panel(kernel, rows.size(), g.channels, from, g.channels, packed.data() + panel * g.channels * kernel.panel,
-                     kernel.panel, to, g.out_channels);
+      multiply_panel(kernel, rows.size(), g.channels, from, g.channels,
+                     packed.data() + panel * g.channels * kernel.panel, kernel.panel, to, g.out_channels);
       if (io.relu) {
         cut_negative(rows.size(), to);
       }

@@ -1,5 +1,5 @@
 // A 3x3 convolution by Winograd's minimal filtering (Lavin and Gray 2015, arXiv 1509.09308, section 4): tiles of the
-// input and the filters are transformed, multiplied channel by channel as 36 products of matrices, and transformed back.
+// input and the filters are transformed, multiplied as 36 products of matrices, and transformed back.
 
 #pragma once
 
