@@ -62,19 +62,17 @@ class Rows:
             yield
         except Exception as error:
             traceback.print_exc()
-            self.add(
-                name, False, detail=f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
-            )
+            self.add(name, False, detail=f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}")
 
     def status(self) -> int:
         """The exit status of the part: 0 if there are rows and none failed."""
         return 0 if self.rows and all(row.ok is not False for row in self.rows) else 1
 
     def _write(self) -> None:
-        # Replaced whole: whoever reads it, or whatever kills this process, finds every row or the last but one.
+        # Replaced as a whole, so that a reader never finds half a file.
         temporary = self.path.with_name(f"{self.path.name}.new")
         content = {**self.facts, "rows": [asdict(row) for row in self.rows]}
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(json.dumps(content, indent=1, default=str))
         temporary.replace(self.path)
 
 
