@@ -12,7 +12,7 @@ from torch import Tensor
 from backbones.weights import deferred_init, load_weights
 from backbones.weights.contract import WeightContract, check_contract
 from backbones.weights.read import CONTRACT
-from convbody.detection.data.annotations import label_names, read_annotations
+from convbody.detection.data.annotations import label_names, read_categories
 from convbody.detection.data.catalog import catalog, labels_by_id
 from convbody.detection.model import Detector, build_detector
 from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
@@ -56,7 +56,7 @@ def class_names(cfg: Config) -> list[str]:
     entries = catalog(cfg)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         if name in entries and entries[name].ann_file.is_file():
-            categories = read_annotations(entries[name].ann_file)["categories"]
+            categories = read_categories(entries[name].ann_file)
             return [name for _, name in label_names(categories, labels_by_id(cfg)).values()]
     return []
 

@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from convbody.data.errors import DataError
-
-Box = tuple[float, float, float, float]
+from convbody.detection.data.records import Annotation, Box, Category, ImageRecord
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -94,9 +93,48 @@ def _decompress(code: bytes) -> list[int]:
     return runs
 
 
-def clip_box(annotation: Mapping[str, Any], height: int, width: int) -> Box:
-    """The box of an annotation as (left, top, right, bottom) in pixels, cut at the image's border."""
-    left, top, box_width, box_height = annotation["bbox"]
+def read_categories(path: Path) -> tuple[Category, ...]:
+    """The categories of a COCO file, in its order. Raises DataError as ``read_annotations`` does."""
+    return tuple(map(category_record, read_annotations(path)["categories"]))
+
+
+def image_record(image: Mapping[str, Any]) -> ImageRecord:
+    """The record of an entry of a file's list of images."""
+    return ImageRecord(int(image["id"]), str(image["file_name"]), int(image["width"]), int(image["height"]))
+
+
+def category_record(category: Mapping[str, Any]) -> Category:
+    """The record of an entry of a file's list of categories."""
+    sigmas = category.get("keypoint_sigmas")
+    return Category(
+        int(category["id"]),
+        str(category["name"]),
+        tuple(map(str, category.get("keypoints") or ())),
+        None if sigmas is None else tuple(map(float, sigmas)),
+    )
+
+
+def annotation_record(annotation: Mapping[str, Any]) -> Annotation:
+    """The record of an entry of a file's list of annotations."""
+    left, top, width, height = map(float, annotation["bbox"])
+    keypoints = annotation.get("keypoints") or ()
+    points = np.reshape(np.asarray(keypoints, np.float64), (-1, 3)) if keypoints else None
+    labelled = 0 if points is None else int((points[:, 2] > 0).sum())
+    return Annotation(
+        image_id=int(annotation["image_id"]),
+        category_id=int(annotation["category_id"]),
+        bbox=(left, top, width, height),
+        area=float(annotation.get("area", width * height)),
+        iscrowd=bool(annotation.get("iscrowd", 0)),
+        segmentation=annotation.get("segmentation"),
+        keypoints=points,
+        num_keypoints=int(annotation.get("num_keypoints", labelled)),
+    )
+
+
+def clip_box(box: Box, height: int, width: int) -> Box:
+    """A box (left, top, width, height) as (left, top, right, bottom) in pixels, cut at the image's border."""
+    left, top, box_width, box_height = box
     right, bottom = left + box_width, top + box_height
     return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
 
@@ -113,7 +151,7 @@ def flip_order(names: Sequence[str]) -> list[int]:
     return [names.index(name) if name in names else position for position, name in enumerate(mirrored)]
 
 
-def label_names(categories: Sequence[Mapping[str, Any]], by_id: bool) -> dict[int, tuple[int, str]]:
+def label_names(categories: Sequence[Category], by_id: bool) -> dict[int, tuple[int, str]]:
     """Label -> (category id, class name), from label 1 on: in the order given or, ``by_id``, the id itself.
 
     Ids that no category has, such as COCO's 12, are classes called "unused": torchvision's detectors have an
@@ -123,8 +161,8 @@ def label_names(categories: Sequence[Mapping[str, Any]], by_id: bool) -> dict[in
         DataError: an id below 1 is to be a label; 0 is the background.
     """
     if not by_id:
-        return {label: (int(c["id"]), str(c["name"])) for label, c in enumerate(categories, start=1)}
-    names = {int(category["id"]): str(category["name"]) for category in categories}
+        return {label: (c.id, c.name) for label, c in enumerate(categories, start=1)}
+    names = {category.id: category.name for category in categories}
     if min(names, default=1) < 1:
         raise DataError(
             f"category {names[min(names)]!r} has the id {min(names)}, and label 0 is the background; set "

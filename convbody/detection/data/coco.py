@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,17 @@ from torchvision.transforms.v2 import functional
 from convbody.data.errors import DataError
 from convbody.data.images import read_rgb
 from convbody.detection.data.annotations import (
+    annotation_record,
+    category_record,
     clip_box,
     decode_mask,
     has_area,
+    image_record,
     index_annotations,
     label_names,
     read_annotations,
 )
+from convbody.detection.data.records import Annotation, Category, ImageRecord
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -44,8 +47,9 @@ class CocoDataset(Dataset[Sample]):
     DataError, which names the file, where it is missing, damaged, or not of the size that its annotations
     say.
 
-    Attributes: ``coco`` (pycocotools' index), ``class_names`` (label 1 first), ``label_to_category`` (label
-    to COCO's category id), ``keypoint_names`` (K of them, empty without ``keypoints``).
+    Attributes: ``images`` and ``categories`` (the file's records), ``class_names`` (label 1 first),
+    ``label_to_category`` (label to COCO's category id), ``keypoint_names`` (K of them, empty without
+    ``keypoints``).
     """
 
     def __init__(
@@ -64,14 +68,14 @@ class CocoDataset(Dataset[Sample]):
         """
         self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
         self.coco = index_annotations(read_annotations(self.ann_file) if data is None else data)
-        self.images: list[dict[str, Any]] = self.coco.dataset["images"]
-        categories = self.coco.dataset["categories"]
-        names = label_names(categories, labels_by_id)
+        self.images: Sequence[ImageRecord] = [*map(image_record, self.coco.dataset["images"])]
+        self.categories = tuple(map(category_record, self.coco.dataset["categories"]))
+        names = label_names(self.categories, labels_by_id)
         self.class_names = [name for _, name in names.values()]
         self.label_to_category = {label: category for label, (category, _) in names.items()}
         self.category_to_label = {category: label for label, category in self.label_to_category.items()}
         self.with_masks = masks
-        self.keypoint_names = self._one_skeleton(categories) if keypoints else []
+        self.keypoint_names = self._one_skeleton(self.categories) if keypoints else []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,15 +86,15 @@ class CocoDataset(Dataset[Sample]):
 
     def image_path(self, index: int) -> Path:
         """The file of image ``index``."""
-        return self.image_dir / str(self.images[index]["file_name"])
+        return self.image_dir / self.images[index].file_name
 
-    def objects(self, index: int) -> list[dict[str, Any]]:
-        """COCO's annotations of image ``index``, crowds among them."""
-        return self.coco.imgToAnns.get(self.images[index]["id"], [])
+    def objects(self, index: int) -> list[Annotation]:
+        """The annotations of image ``index`` in the file's order, crowds among them."""
+        return [*map(annotation_record, self.coco.imgToAnns.get(self.images[index].id, []))]
 
     def aspect_ratio(self, index: int) -> float:
         """Width over height of image ``index``, as its annotations say."""
-        return float(self.images[index]["width"]) / float(self.images[index]["height"])
+        return self.images[index].width / self.images[index].height
 
     def load(self, index: int, crowd: bool = True) -> Sample:
         """Like ``dataset[index]``, but ready for torchvision's transforms.
@@ -103,12 +107,12 @@ class CocoDataset(Dataset[Sample]):
         annotations = [
             annotation
             for annotation in self.objects(index)
-            if (crowd or not annotation.get("iscrowd", 0)) and has_area(clip_box(annotation, height, width))
+            if (crowd or not annotation.iscrowd) and has_area(clip_box(annotation.bbox, height, width))
         ]
-        boxes = np.array([clip_box(annotation, height, width) for annotation in annotations], np.float32)
-        labels = [self.category_to_label[annotation["category_id"]] for annotation in annotations]
-        areas = [annotation.get("area", math.prod(annotation["bbox"][2:])) for annotation in annotations]
-        crowds = [int(annotation.get("iscrowd", 0)) for annotation in annotations]
+        boxes = np.array([clip_box(annotation.bbox, height, width) for annotation in annotations], np.float32)
+        labels = [self.category_to_label[annotation.category_id] for annotation in annotations]
+        areas = [annotation.area for annotation in annotations]
+        crowds = [int(annotation.iscrowd) for annotation in annotations]
         canvas = (height, width)
         target: dict[str, Any] = {
             "boxes": tv_tensors.BoundingBoxes(
@@ -117,7 +121,7 @@ class CocoDataset(Dataset[Sample]):
             "labels": torch.tensor(labels, dtype=torch.int64),
             "area": torch.tensor(areas, dtype=torch.float32),
             "iscrowd": torch.tensor(crowds, dtype=torch.int64),
-            "image_id": self.images[index]["id"],
+            "image_id": self.images[index].id,
             "file_name": str(self.image_path(index)),
         }
         if self.with_masks:
@@ -131,7 +135,7 @@ class CocoDataset(Dataset[Sample]):
     def _read(self, index: int) -> Image:
         path, record = self.image_path(index), self.images[index]
         picture = read_rgb(path)
-        expected = (record["width"], record["height"])
+        expected = (record.width, record.height)
         if picture.size != expected:
             raise DataError(
                 f"image {path} is {picture.width}x{picture.height}, and {self.ann_file} says "
@@ -139,34 +143,36 @@ class CocoDataset(Dataset[Sample]):
             )
         return picture
 
-    def _masks(self, annotations: list[dict[str, Any]], height: int, width: int) -> np.ndarray:
+    def _masks(self, annotations: list[Annotation], height: int, width: int) -> np.ndarray:
         masks = np.zeros((len(annotations), height, width), np.uint8)
         for mask, annotation in zip(masks, annotations, strict=True):
             try:
-                mask[:] = decode_mask(annotation.get("segmentation"), height, width)
+                mask[:] = decode_mask(annotation.segmentation, height, width)
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(
-                    f"annotation {annotation.get('id')} in {self.ann_file} has no mask to train on: {error}"
+                    f"an annotation of image {annotation.image_id} in {self.ann_file} has no mask to train "
+                    f"on: {error}"
                 ) from error
         return masks
 
-    def _keypoints(self, annotations: list[dict[str, Any]]) -> np.ndarray:
+    def _keypoints(self, annotations: list[Annotation]) -> np.ndarray:
         count = len(self.keypoint_names)
         keypoints = np.zeros((len(annotations), count, 3), np.float32)
         for row, annotation in zip(keypoints, annotations, strict=True):
             # Crowds and objects that nobody labelled have none.
-            row[:] = np.reshape(annotation.get("keypoints") or np.zeros(3 * count), (count, 3))
+            if annotation.keypoints is not None:
+                row[:] = annotation.keypoints
         keypoints[keypoints[..., 2] == 0] = 0
         return keypoints
 
-    def _one_skeleton(self, categories: list[dict[str, Any]]) -> list[str]:
-        skeletons = {tuple(category.get("keypoints", ())) for category in categories}
+    def _one_skeleton(self, categories: Sequence[Category]) -> list[str]:
+        skeletons = {category.keypoints for category in categories}
         if len(skeletons) != 1 or not (skeleton := skeletons.pop()):
             raise DataError(
                 f'keypoints need categories with one and the same list "keypoints"; in {self.ann_file} '
-                f"they have {[len(category.get('keypoints', ())) for category in categories]} names"
+                f"they have {[len(category.keypoints) for category in categories]} names"
             )
-        return [str(name) for name in skeleton]
+        return list(skeleton)
 
 
 def plain(image: Tensor, target: Mapping[str, Any]) -> Sample:

@@ -19,6 +19,7 @@ from convbody.detection.data.annotations import flip_order, read_annotations
 from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
+from convbody.detection.data.records import Annotation
 from convbody.detection.data.transforms import train_transforms
 from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
@@ -164,11 +165,11 @@ def _open(cfg: Config, name: str, key: str) -> CocoDataset:
     )
 
 
-def _has_objects(annotations: Sequence[dict[str, Any]], least_keypoints: int) -> bool:
-    objects = [a for a in annotations if not a.get("iscrowd", 0)]
-    if not any(a["bbox"][2] > 1 and a["bbox"][3] > 1 for a in objects):
+def _has_objects(annotations: Sequence[Annotation], least_keypoints: int) -> bool:
+    objects = [a for a in annotations if not a.iscrowd]
+    if not any(a.bbox[2] > 1 and a.bbox[3] > 1 for a in objects):
         return False
-    labelled = sum(v > 0 for a in objects for v in a.get("keypoints", ())[2::3])
+    labelled = sum(int((a.keypoints[:, 2] > 0).sum()) for a in objects if a.keypoints is not None)
     return labelled >= least_keypoints
 
 

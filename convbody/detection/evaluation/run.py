@@ -105,7 +105,7 @@ def _score(
     seconds: float,
     evaluator: str,
 ) -> EvaluationResult:
-    categories = [int(category["id"]) for category in dataset.coco.dataset["categories"]]
+    categories = [category.id for category in dataset.categories]
     scores: dict[str, TaskScores] = {}
     for task in tasks:
         scores[task] = score(dataset.coco, records, task, image_ids, categories, evaluator)
@@ -114,7 +114,7 @@ def _score(
     return EvaluationResult(
         dataset=name,
         metrics={f"{task}/{key}": value for task, s in scores.items() for key, value in s.metrics.items()},
-        per_class=_per_class(dataset, image_ids, categories, scores),
+        per_class=_per_class(dataset, scores),
         curves={task: s.curves for task, s in scores.items() if s.curves},
         operating_point=first.operating_point,
         image_f1=first.image_f1,
@@ -124,18 +124,12 @@ def _score(
     )
 
 
-def _per_class(
-    dataset: CocoDataset,
-    image_ids: Sequence[int],
-    categories: Sequence[int],
-    scores: Mapping[str, TaskScores],
-) -> list[dict[str, Any]]:
-    annotations = dataset.coco.loadAnns(dataset.coco.getAnnIds(imgIds=list(image_ids), iscrowd=None))
-    objects = Counter(a["category_id"] for a in annotations if not a.get("iscrowd", 0))
+def _per_class(dataset: CocoDataset, scores: Mapping[str, TaskScores]) -> list[dict[str, Any]]:
+    annotations = (annotation for index in range(len(dataset)) for annotation in dataset.objects(index))
+    objects = Counter(a.category_id for a in annotations if not a.iscrowd)
     rows = []
-    for position, category in enumerate(categories):
-        name = str(dataset.coco.cats[category]["name"])
-        row: dict[str, Any] = {"class": name, "ground_truth": objects[category]}
+    for position, category in enumerate(dataset.categories):
+        row: dict[str, Any] = {"class": category.name, "ground_truth": objects[category.id]}
         for task, task_scores in scores.items():
             if task_scores.per_class:
                 row.update({f"{task}/{key}": value for key, value in task_scores.per_class[position].items()})

@@ -56,7 +56,7 @@ def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> li
     image_ids = list(result.image_f1)  # in the order of the data set
     names, threshold = dataset.class_names, result.operating_point.score
     drawn = []
-    objects = [len(dataset.coco.getAnnIds(imgIds=[image_id])) for image_id in image_ids]
+    objects = [len(dataset.objects(position)) for position in range(len(dataset))]
     for group, position in choose(list(result.image_f1.values()), objects, each):
         image, target = dataset[position]
         image_id = image_ids[position]
@@ -65,7 +65,7 @@ def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> li
         drawn.append(
             Sample(
                 group=group,
-                name=str(dataset.coco.loadImgs([image_id])[0]["file_name"]),
+                name=dataset.images[position].file_name,
                 f1=result.image_f1[image_id],
                 objects=len(target["boxes"]),
                 detections=int((output["scores"] >= threshold).sum()),

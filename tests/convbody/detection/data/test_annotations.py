@@ -71,9 +71,9 @@ def test_a_run_length_code_that_does_not_cover_its_image_is_refused(counts):
 
 
 def test_boxes_are_cut_at_the_border():
-    box = clip_box({"bbox": [-2, 3, 100, 4]}, height=30, width=40)
+    box = clip_box((-2, 3, 100, 4), height=30, width=40)
     assert box == (0, 3, 40, 7) and has_area(box)
-    assert not has_area(clip_box({"bbox": [50, 3, 5, 4]}, height=30, width=40))
+    assert not has_area(clip_box((50, 3, 5, 4), height=30, width=40))
 
 
 def test_left_and_right_keypoints_change_places():

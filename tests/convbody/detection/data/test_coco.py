@@ -121,7 +121,7 @@ def test_an_image_of_another_size_is_named(make_dataset):
 def test_a_mask_that_cannot_be_decoded_is_named(make_dataset):
     wrong = {"size": [3, 3], "counts": [9]}
     ann_file = make_dataset([{"image_id": 1, "category_id": 3, "bbox": [1, 1, 9, 9], "segmentation": wrong}])
-    with pytest.raises(DataError, match="annotation 1 in .*ann.json has no mask"):
+    with pytest.raises(DataError, match="annotation of image 1 in .*ann.json has no mask"):
         CocoDataset(ann_file.parent / "images", ann_file, masks=True)[0]
 
 
