@@ -15,6 +15,7 @@ from convbody.classification.data.sets import LabelledImages
 from convbody.classification.model import build_classifier, network_input
 from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.distributed import all_gather_object, device_for
+from convbody.training.finite import require_finite
 from convbody.training.logging import setup_logging
 from convbody.training.step import autocast_dtype
 from registry import Config, ConfigError, ConvbodyError
@@ -27,7 +28,11 @@ def evaluate(model: nn.Module, cfg: Config, sets: Iterable[LabelledImages]) -> d
     """Metrics "top1" and "top5", fractions of 1, of a model in evaluation mode; called on all ranks.
 
     Of several data sets the metrics are called "<data set>/top1". With fewer than 5 classes top-5 is 1.
+
+    Raises:
+        ConvbodyError: the weights have diverged.
     """
+    require_finite(model)
     results = {images.name: _accuracy(model, cfg, eval_batches(cfg, images)) for images in sets}
     for name, accuracy in results.items():
         logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in accuracy.items()))

@@ -117,6 +117,17 @@ def test_images_of_one_name_do_not_overwrite_each_other(made, arguments, tmp_pat
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
 
 
+@pytest.mark.parametrize("name", ["backbone.body.stem.conv1.weight", "backbone.body.stem.bn1.running_var"])
+def test_diverged_weights_are_named(made, arguments, tmp_path, capsys, name):
+    payload = torch.load(made / "run" / "checkpoints" / "best.pth")
+    payload["model"][name].flatten()[-1] = torch.nan
+    write_checkpoint(payload, tmp_path / "run" / "checkpoints" / "best.pth")
+    diverged = [*arguments[:-1], str(tmp_path / "run")]
+    assert predict(diverged, [made / "synthetic" / "test" / "images"], "--output", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the weights have diverged: {name} holds NaN" in line
+
+
 def test_weights_may_be_named(made, arguments, tmp_path):
     weights = tmp_path / "weights.pth"
     shutil.copy(made / "run" / "checkpoints" / "best.pth", weights)
