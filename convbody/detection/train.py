@@ -45,8 +45,9 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
     batches = build_train_batches(cfg)
-    _check_class_counts(cfg)
     model = build_initial_detector(cfg)
+    for dataset in train_datasets(cfg):
+        check_class_count(cfg, model.needs, dataset)
     latest: dict[str, EvaluationResult] = {}
 
     def evaluate(module: nn.Module, iteration: int) -> dict[str, float]:
@@ -113,19 +114,3 @@ def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]
             name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST
         }
     return distributed.broadcast_object(saved)
-
-
-def _check_class_counts(cfg: Config) -> None:
-    key = class_count_key(cfg)
-    if key is not None:
-        for dataset in train_datasets(cfg):
-            check_class_count(cfg, key, dataset)
-
-
-def class_count_key(cfg: Config) -> str | None:
-    """The config key that holds the number of classes of the configured detector; None without classes."""
-    if cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return "MODEL.RETINANET.NUM_CLASSES"
-    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        return "MODEL.FCOS.NUM_CLASSES"
-    return None if cfg.MODEL.RPN_ONLY else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"

@@ -21,6 +21,7 @@ from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
 from convbody.detection.data.records import Annotation
 from convbody.detection.data.transforms import train_transforms
+from convbody.detection.inputs import TargetNeeds
 from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
 
@@ -67,16 +68,14 @@ def train_datasets(cfg: Config) -> list[CocoDataset]:
     return datasets
 
 
-def check_class_count(cfg: Config, key: str, dataset: CocoDataset) -> None:
-    """Raise ConfigError where the value at ``key`` is not the number of classes plus the background."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
+def check_class_count(cfg: Config, needs: TargetNeeds, dataset: CocoDataset) -> None:
+    """Raise ConfigError where a detector is made for another number of classes; the background is one."""
     classes = len(dataset.class_names)
-    if node != classes + 1:
+    if needs.num_classes not in (None, classes + 1):
         raise ConfigError(
-            f"{dataset.ann_file} has {classes} classes, which with the background makes {classes + 1}",
-            key=key,
+            f"{dataset.ann_file} has {classes} classes, which with the background makes {classes + 1}, and "
+            f"the detector is made for {needs.num_classes}",
+            key=needs.class_key,
             cfg=cfg,
         )
 
