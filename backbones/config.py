@@ -10,7 +10,7 @@ IMAGENET_MEAN = [0.485, 0.456, 0.406]  # RGB, of images in [0, 1]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
-@config_section("MODEL")
+@config_section("MODEL", paths=("WEIGHT",))
 def model_defaults() -> dict[str, Any]:
     """Keys of backbones, their necks and their normalisation."""
     return {

@@ -21,7 +21,7 @@ def backbone_names(pattern: str = "*") -> list[str]:
         return [pattern]
     bodies = BODIES.names()
     if pattern.startswith("timm/"):
-        bodies = [f"timm/{model}" for model in _timm_models()]
+        bodies = BODIES.behind("timm/*") or ["timm/*"]
     composed = [name for body in bodies for name in (body, *(f"{body}-{neck}" for neck in NECKS.names()))]
     names = [name for name in BACKBONES.names() + composed if fnmatchcase(name, pattern)]
     if not names:
@@ -33,11 +33,3 @@ def defined_in(name: str) -> str:
     """``file:line`` of the body, or of the backbone registered whole, that ``name`` asks for."""
     parsed = parse_conv_body(name)
     return str((BACKBONES if parsed.whole else BODIES).find(parsed.body))
-
-
-def _timm_models() -> list[str]:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        return ["*"]
-    return list(timm.list_models())

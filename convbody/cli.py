@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from convbody.allocator import keep_freed_memory
-from registry import Config, ConvbodyError, load_cfg
+from registry import Config, load_cfg
+from registry.program import status_of
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _IMAGE_SUFFIXES = {".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF", ".WEBP", ".GIF", ".PPM"}
@@ -50,6 +51,8 @@ def common_parser(description: str | None, before: str = "") -> argparse.Argumen
         action="store_true",
         help="let glibc give the memory of large tensors back as they are freed: less memory, more time",
     )
+    # What torch.distributed.launch adds; it sets LOCAL_RANK, too, which counts.
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "opts",
         nargs="*",
@@ -64,10 +67,26 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
     From here on malloc keeps freed memory, but with ``--no-tune-malloc``, or for a parser without it.
     """
-    args = parser.parse_intermixed_args(argv)
+    words = [_protected(word) for word in (sys.argv[1:] if argv is None else argv)]
+    args = parser.parse_intermixed_args(words)
+    if hasattr(args, "opts"):
+        args.opts = [word.strip() if _is_negative(word) else word for word in args.opts]
     if not getattr(args, "no_tune_malloc", True):
         keep_freed_memory()
     return args
+
+
+def _protected(word: str) -> str:
+    """A negative number with a space before it: argparse would take -1e-3 for an option."""
+    return f" {word}" if _is_negative(word) else word
+
+
+def _is_negative(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.lstrip().startswith("-")
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -89,17 +108,16 @@ def split_opts(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main`` and exit with what it returns (None: 0); a ConvbodyError is one line and status 2.
+    """Call ``main`` and exit as :func:`registry.program.status_of` says.
 
     Started by torchrun, the process joins its group first.
     """
-    try:
+
+    def in_group() -> int | None:
         with _process_group():
-            status = main() or 0
-    except ConvbodyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+            return main()
+
+    sys.exit(status_of(in_group))
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from registry.core import REGISTRIES, Registry
 from registry.errors import ConvbodyError
 from registry.merge import dotted_keys
 from registry.plugins import load_plugins
+from registry.program import status_of
 from registry.tree import value_of
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Prints the names of one registry with their places, or the config keys with their defaults."""
     for module in REGISTRY_MODULES:
         import_module(module)
@@ -26,20 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern such as 'R-*'")
     parser.add_argument("--plugin", action="append", default=[], help="a module or .py file to import first")
     args = parser.parse_args(argv)
-    try:
-        load_plugins(args.plugin, "--plugin")
-        if args.kind is None:
-            for kind, registry in REGISTRIES.items():
-                print(f"{kind:28} {len(registry):4} names")
-            print(f"{'config':28} {len(dotted_keys(get_cfg())):4} keys")
-        elif args.kind == "config":
-            _print_config(args.pattern)
-        else:
-            _print_names(REGISTRIES[args.kind], args.pattern)
-    except ConvbodyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    load_plugins(args.plugin, "--plugin")
+    if args.kind is None:
+        for kind, registry in REGISTRIES.items():
+            print(f"{kind:28} {len(registry):4} names")
+        print(f"{'config':28} {len(dotted_keys(get_cfg())):4} keys")
+    elif args.kind == "config":
+        _print_config(args.pattern)
+    else:
+        _print_names(REGISTRIES[args.kind], args.pattern)
 
 
 def _print_names(registry: Registry[Any], pattern: str) -> None:
@@ -60,4 +56,4 @@ def _print_config(pattern: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

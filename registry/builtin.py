@@ -46,7 +46,7 @@ for _name in ("TResNet-M", "TResNet-L", "TResNet-XL", "TResNet-L-V2"):
     BODIES.lazy(_name, "backbones.tresnet.body:build_tresnet_body")
 for _name in ("R-20-CIFAR", "R-32-CIFAR", "R-44-CIFAR", "R-56-CIFAR", "R-110-CIFAR"):
     BODIES.lazy(_name, "backbones.resnet.cifar:build_cifar_body")
-BODIES.lazy("timm/*", "backbones.timm:build_timm_body")
+BODIES.lazy("timm/*", "backbones.timm:build_timm_body", names="backbones.timm_names:timm_bodies")
 
 BACKBONES.lazy("FBNet", "backbones.fbnet.body:build_fbnet")
 BODIES.lazy("FBNet-*", "backbones.fbnet.body:build_fbnet_body")  # architectures of your own

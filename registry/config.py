@@ -27,12 +27,20 @@ class _Section:
 
 #: Dotted keys of JSON text; in a config such a text may stand as the mapping that it describes.
 JSON_KEYS: set[str] = set()
+#: Shell patterns of the dotted keys that hold a path, or a sequence of paths.
+PATH_KEYS: set[str] = set()
+#: Dotted key -> suffixes of the names that are files beside the config; () where every name is a path.
+BESIDE_CONFIG: dict[str, tuple[str, ...]] = {}
 _SECTIONS: dict[str, _Section] = {}  # by module and function, so that a reloaded module replaces its own
 _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {}
 
 
 def config_section(
-    path: str, *, json_keys: Sequence[str] = ()
+    path: str,
+    *,
+    json_keys: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    beside_config: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Callable[[SectionFunction], SectionFunction]:
     """Declares default keys under ``path`` ("MODEL.RESNETS", or "" for the top level).
 
@@ -40,8 +48,16 @@ def config_section(
     keys to one path; a key given twice is an error that names both functions. A key whose default is
     ``Config(new_allowed=True)`` takes any mapping. The text of ``json_keys``, names of defaults, is JSON:
     such a key takes a mapping, too, and keeps it as text.
+
+    ``paths`` are keys that hold a path, or patterns of keys inside a free-form mapping: ``~`` and
+    ``$VARIABLES`` are replaced as the config is read. ``beside_config`` are keys whose paths may be relative
+    to the config file that sets them. A file that exists is kept by its absolute path, so that a saved config
+    means the same in every folder. Each has the suffixes that make a name a path; () makes every name one.
     """
-    JSON_KEYS.update(f"{path}.{name}" if path else name for name in json_keys)
+    beside_config = beside_config or {}
+    JSON_KEYS.update(_dotted(path, name) for name in json_keys)
+    PATH_KEYS.update(_dotted(path, name) for name in (*paths, *beside_config))
+    BESIDE_CONFIG.update({_dotted(path, name): suffixes for name, suffixes in beside_config.items()})
 
     def decorate(function: SectionFunction) -> SectionFunction:
         code = function.__code__
@@ -85,13 +101,17 @@ def is_default(cfg: Config, key: str) -> bool:
     return bool(value_of(cfg, key) == value_of(get_cfg(cfg.MODEL.BACKBONE.CONV_BODY), key))
 
 
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def _insert(root: Config, path: str, defaults: Defaults, where: str, owners: dict[str, str]) -> None:
     """Puts ``defaults`` under the dotted ``path``; ``owners`` remembers who declared each key."""
     node: Any = root
     for part in path.split(".") if path else []:
         node = node.setdefault(part, Config())
     for name, value in defaults.items():
-        key = f"{path}.{name}" if path else name
+        key = _dotted(path, name)
         free_form = isinstance(value, CfgNode) and value.is_new_allowed()
         if isinstance(value, Mapping) and not free_form:
             _insert(root, key, value, where, owners)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from registry.errors import UnknownNameError, nearest_phrase
+from registry.errors import UnknownNameError, nearest
 from registry.plugins import load_plugin_modules
 from registry.registries import BACKBONES, BODIES, NECKS
 
 LISTING = "python tools/list_backbones.py, or python -m registry bodies"
+_OWN = "one of your own comes from a file or module in PLUGINS"
+_PROPOSED = 4  # names in an error
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,32 @@ def _parse(name: str) -> ConvBody | None:
 
 
 def _unknown(name: str, origin: str) -> UnknownNameError:
-    body, _, rest = next(
-        (
-            (body, "-", name[len(body) + 1 :])
-            for body in sorted(BODIES.names(), key=len, reverse=True)
-            if name.startswith(f"{body}-")
-        ),
-        (name, "", ""),
-    )
-    if rest:
+    body = max((body for body in BODIES.names() if name.startswith(f"{body}-")), key=len, default=None)
+    if body is not None:
         return UnknownNameError(
-            f"body {body!r} has no neck called {rest!r} ({origin}); necks: {', '.join(NECKS.names())}"
+            f"body {body!r} has no neck called {name[len(body) + 1 :]!r} ({origin}); necks: "
+            f"{', '.join(NECKS.names())}; {_OWN}"
         )
-    known = BACKBONES.names() + [f"{body}-{neck}" for body in BODIES.names() for neck in NECKS.names()]
+    close = _nearest(name)
+    proposed = f"; nearest: {', '.join(close)}" if close else ""
     return UnknownNameError(
-        f"no backbone is called {name!r} ({origin}){nearest_phrase(name, known)}; list all: {LISTING}"
+        f"no backbone is called {name!r} ({origin}){proposed}; list all: {LISTING}; {_OWN}"
     )
+
+
+def _nearest(name: str) -> list[str]:
+    """Names that ``name`` may have meant: the same under another code base's name, then those spelt alike."""
+    bodies = BODIES.names()
+    ours = BACKBONES.names() + [
+        f"{body}-{neck}" for body in bodies if "*" not in body for neck in NECKS.names()
+    ]
+    behind = {f"{each}-FPN": each.rpartition("/")[2] for body in bodies for each in BODIES.behind(body)}
+    model = name.removesuffix("-FPN").rpartition("/")[2]
+    same = [each for each in ours if each.endswith("-FPN") and _abbreviated(each) == _abbreviated(model)]
+    same += [each for each, own_name in behind.items() if own_name == model]
+    return list(dict.fromkeys([*same, *nearest(name, [*ours, *behind])]))[:_PROPOSED]
+
+
+def _abbreviated(name: str) -> tuple[str, ...]:
+    """The first letter and the numbers: of R-50-FPN, resnet50 and ResNet-50 alike."""
+    return (name[:1].upper(), *re.findall(r"\d+", name))

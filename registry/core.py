@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -22,6 +22,7 @@ from registry.source import Found, find_object, find_target
 
 T = TypeVar("T")
 U = TypeVar("U")
+_NOTHING: Any = object()  # no value, where None is one
 
 #: Every registry with an entry-point group, by the last part of the group's name.
 REGISTRIES: dict[str, Registry[Any]] = {}
@@ -33,7 +34,7 @@ class _Entry(Generic[T]):
 
     where: str
     package: str  # the top-level package that fills the name
-    value: T | None = None
+    value: T | Any = _NOTHING
     target: str | None = None
     distribution: str | None = None
     rival: str | None = None  # where a second, conflicting entry point comes from
@@ -64,18 +65,18 @@ class Registry(Generic[T]):
             self.listing = listing or f"python -m registry {short}"
             REGISTRIES[short] = self
         self._entries: dict[str, _Entry[T]] = {}
+        self._listed_by: dict[str, str] = {}
         self._entry_points_read = group is None
 
     @overload
-    def register(self, name: str, *aliases: str) -> Callable[[U], U]: ...
+    def register(self, name: str, *, aliases: Sequence[str] = ()) -> Callable[[U], U]: ...
     @overload
-    def register(self, name: str, *aliases_then_object: Any) -> Any: ...
+    def register(self, name: str, thing: U, *, aliases: Sequence[str] = ()) -> U: ...
 
-    def register(self, name: str, *rest: Any) -> Any:
-        """Adds a thing under ``name`` and any aliases.
+    def register(self, name: str, thing: Any = _NOTHING, *, aliases: Sequence[str] = ()) -> Any:
+        """Adds ``thing``, of any type, under ``name`` and ``aliases``, and gives it back.
 
-        ``@REG.register("a", "alias")`` decorates; ``REG.register("a", "alias", thing)`` is the call, and
-        gives the thing back.
+        Without ``thing`` it is a decorator: ``@REG.register("a", aliases=["alias"])``.
 
         Raises:
             DuplicateNameError: a name is taken; names both places.
@@ -85,27 +86,34 @@ class Registry(Generic[T]):
             raise TypeError(f"a {self.kind} is registered under a name, as in register('name'), not {name!r}")
         frame = sys._getframe(1)
         module, where = frame.f_globals.get("__name__", ""), f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        if rest and not isinstance(rest[-1], str):
-            self._add(name, rest[:-1], rest[-1], module, where)
-            return rest[-1]
 
-        def decorate(thing: U) -> U:
-            self._add(name, rest, thing, module, where)
-            return thing
+        def add(added: Any) -> Any:
+            self._add(name, tuple(aliases), added, module, where)
+            return added
 
-        return decorate
+        return add if thing is _NOTHING else add(thing)
 
-    def lazy(self, name: str, target: str, *aliases: str) -> None:
+    def lazy(self, name: str, target: str, *aliases: str, names: str | None = None) -> None:
         """Adds ``name`` without importing anything.
 
         ``target`` is ``"package.module:attribute"``, or ``"package.module"`` for a module that registers
-        the name itself when it is imported.
+        the name itself when it is imported. ``names``, for a name that ends in ``*``, is the
+        ``"package.module:function"`` that lists the names behind it.
         """
         frame = sys._getframe(1)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         for each in (name, *aliases):
             self._refuse_duplicate(each, where)
         self._put(name, aliases, _Entry(where, _package(target), target=target))
+        if names is not None:
+            self._listed_by[name] = names
+
+    def behind(self, name: str) -> list[str]:
+        """The names that a name ending in ``*`` stands for, as far as they are known."""
+        if name not in self._listed_by:
+            return []
+        module, _, function = self._listed_by[name].partition(":")
+        return list(getattr(import_module(module), function)())
 
     def _add(self, name: str, aliases: tuple[str, ...], thing: Any, module: str, where: str) -> None:
         for each in (name, *aliases):
@@ -121,7 +129,7 @@ class Registry(Generic[T]):
     def _awaits(self, name: str, module: str) -> bool:
         """Whether ``name`` is lazy and waits for this module, of the package it points to, to fill it."""
         entry = self._entries.get(name)
-        if entry is None or entry.target is None or entry.value is not None:
+        if entry is None or entry.target is None or entry.value is not _NOTHING:
             return False
         return entry.package == _package(module)
 
@@ -186,7 +194,7 @@ class Registry(Generic[T]):
         """Where ``name`` is defined (file, line) and the first line of its docstring."""
         key = self._require(name)
         entry = self._target_entry(key)
-        if entry.value is None and entry.target is not None and entry.distribution is None:
+        if entry.value is _NOTHING and entry.target is not None and entry.distribution is None:
             found = find_target(entry.target)
             if found is not None:
                 return found
@@ -234,13 +242,12 @@ class Registry(Generic[T]):
                 f"{self.kind} {key!r} is registered twice, at {entry.where} and by {entry.rival}; "
                 "uninstall or rename one"
             )
-        if entry.value is None:
+        if entry.value is _NOTHING:
             value = self._load(key, entry)
             # The import may have run a decorator that filled this very name.
             entry = self._target_entry(key)
-            if entry.value is None:
+            if entry.value is _NOTHING:
                 entry.value = value
-        assert entry.value is not None
         return entry.value
 
     def _load(self, key: str, entry: _Entry[T]) -> Any:
@@ -260,7 +267,7 @@ class Registry(Generic[T]):
                 f"{in_one_line(error)}; mend or uninstall that distribution"
             ) from error
         filled = self._target_entry(key).value
-        if filled is None:
+        if filled is _NOTHING:
             raise PluginError(
                 f"importing {module_name} did not register {self.kind} {key!r}, as {entry.where} promises"
             )

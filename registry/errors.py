@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from registry.tree import Config, source_of, value_of
 
+_LONGEST = 200  # characters of a value in a message
+
 
 class ConvbodyError(Exception):
     """Base of every error that a user can cause and mend. Programs print it as one line and exit with 2."""
@@ -48,7 +50,13 @@ def describe_key(cfg: Config | None, key: str) -> str:
     """``"KEY = value, set in file:line"``, or only the key where nothing more is known."""
     if cfg is None:
         return key
-    return f"{key} = {value_of(cfg, key)!r}, {source_phrase(source_of(cfg, key))}"
+    return f"{key} = {shown(value_of(cfg, key))}, {source_phrase(source_of(cfg, key))}"
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 def in_one_line(error: BaseException) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from registry.config import JSON_KEYS
-from registry.errors import ConfigError, UnknownKeyError, nearest_phrase, source_phrase
+from registry.config import BESIDE_CONFIG, JSON_KEYS, PATH_KEYS
+from registry.errors import ConfigError, UnknownKeyError, nearest_phrase, shown, source_phrase
+from registry.paths import expand, found_at
 from registry.tree import Config
 from registry.yaml_file import Located
 
@@ -22,15 +25,20 @@ def merge_tree(cfg: Config, tree: Located) -> None:
     _merge_mapping(cfg, cfg, tree, "")
 
 
-def _merge_mapping(root: Config, node: Config, tree: Located, prefix: str) -> None:
+def _merge_mapping(root: Config, node: CfgNode, tree: Located, prefix: str) -> None:
     for name, child in tree.value.items():
         key = f"{prefix}{name}"
+        if node.is_new_allowed() and name not in node and isinstance(child.value, dict):
+            node[name] = Config(new_allowed=True)
         if isinstance(node.get(name), CfgNode):
             if not isinstance(child.value, dict):
                 raise ConfigError(
-                    f"{key} at {child.where} is a section and takes a mapping of keys, not {child.value!r}"
+                    f"{key} at {child.where} is a section and takes a mapping of keys, "
+                    f"not {shown(child.plain())}"
                 )
             _merge_mapping(root, node[name], child, f"{key}.")
+        elif node.is_new_allowed():
+            _set_free(root, node, name, key, child.plain(), child.where)
         else:
             assign(root, key, child.plain(), child.where)
 
@@ -62,32 +70,101 @@ def assign(cfg: Config, key: str, value: Any, source: str) -> None:
         UnknownKeyError: no such key.
         ConfigError: the value is not of the default's type.
     """
-    *path, leaf = key.split(".")
-    node: Any = cfg
-    for part in path:
-        if isinstance(node, CfgNode) and part not in node and node.is_new_allowed():
-            node[part] = Config(new_allowed=True)
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    if not isinstance(node, CfgNode) or (leaf not in node and not node.is_new_allowed()):
+    node, leaf = _place(cfg, key)
+    if node is None or (leaf not in node and not node.is_new_allowed()):
         raise UnknownKeyError(
-            f"unknown config key {key} ({source_phrase(source)}){nearest_phrase(key, dotted_keys(cfg))}; "
+            f"unknown config key {key} ({source_phrase(source)}){nearest_phrase(key, _known(cfg))}; "
             f"list all: {LISTING}"
         )
     free_form = node.get(leaf)
     if isinstance(free_form, CfgNode) and free_form.is_new_allowed():
         inside = _literal(value)
         if not isinstance(inside, dict):
-            raise ConfigError(f"{key} ({source_phrase(source)}) takes a mapping, not {value!r}")
+            raise ConfigError(f"{key} ({source_phrase(source)}) takes a mapping, not {shown(value)}")
         for name, item in inside.items():
-            assign(cfg, f"{key}.{name}", item, source)
+            _set_free(cfg, free_form, str(name), f"{key}.{name}", item, source)
+        return
+    if node.is_new_allowed():
+        _set_free(cfg, node, leaf, key, value, source)
         return
     if key in JSON_KEYS and isinstance(value, dict):
         value = json.dumps(value)
-    if node.is_new_allowed():
-        node[leaf] = Config(value, new_allowed=True) if isinstance(value, dict) else _literal(value)
-    else:
-        node[leaf] = coerce(key, value, node[leaf], source)
+    node[leaf] = _with_paths(key, coerce(key, value, node[leaf], source), source)
     cfg.sources[key] = source
+
+
+def _place(cfg: Config, key: str) -> tuple[CfgNode | None, str]:
+    """The node that holds ``key``, and its name there; None where a part of the way is no section.
+
+    Names in a free-form mapping, such as those of data sets, may hold dots: of the names that are there, the
+    longest that begins what is left of the key counts.
+    """
+    node: CfgNode = cfg
+    rest = key
+    while True:
+        held = [name for name in node if rest == name or rest.startswith(f"{name}.")]
+        name = max(held, key=len) if node.is_new_allowed() and held else rest.partition(".")[0]
+        rest = rest[len(name) + 1 :]
+        if not rest:
+            return node, name
+        if name not in node and node.is_new_allowed():
+            node[name] = Config(new_allowed=True)
+        child = node.get(name)
+        if not isinstance(child, CfgNode):
+            return None, name
+        node = child
+
+
+def _set_free(cfg: Config, node: CfgNode, name: str, key: str, value: Any, source: str) -> None:
+    """Sets ``name`` of a node that takes any key; ``key`` is its whole dotted name."""
+    if isinstance(value, dict):
+        node[name] = Config(new_allowed=True)
+        for inner, item in value.items():
+            _set_free(cfg, node[name], str(inner), f"{key}.{inner}", item, source)
+    elif _is_path(key):
+        node[name] = _with_paths(key, str(value), source)
+    else:
+        node[name] = _plain(_literal(value), key, source)
+    cfg.sources[key] = source
+
+
+def _plain(value: Any, key: str, source: str) -> Any:
+    """``value``, if it is something that a saved config can hold."""
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(each, key, source) for each in value)
+    if isinstance(value, dict):
+        return {str(name): _plain(each, key, source) for name, each in value.items()}
+    if not isinstance(value, str | int | float | None):
+        raise ConfigError(
+            f"{key} ({source_phrase(source)}) takes text, numbers, lists and mappings, not "
+            f"{type(value).__name__} {value}; put text in quotes"
+        )
+    return value
+
+
+def _is_path(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in PATH_KEYS)
+
+
+def _with_paths(key: str, value: Any, source: str) -> Any:
+    """``value`` with its paths filled in, where ``key`` holds paths; those beside a config absolute."""
+    if not _is_path(key):
+        return value
+    if not isinstance(value, str):
+        return type(value)(_with_paths(key, each, source) for each in value)
+    path = expand(value, f"{key} ({source_phrase(source)})")
+    if key in BESIDE_CONFIG and path.endswith(BESIDE_CONFIG[key] or ""):
+        file, _, line = source.rpartition(":")
+        found = found_at(path, Path(file).parent if line.isdigit() else None)
+        return path if found is None else str(found)
+    return path
+
+
+def _known(cfg: Config) -> list[str]:
+    """Every key and every section, for a misspelt one."""
+    keys = dotted_keys(cfg)
+    sections = {key[:end] for key in keys for end, letter in enumerate(key) if letter == "."}
+    return keys + sorted(sections)
 
 
 def dotted_keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -130,7 +207,8 @@ def coerce(key: str, value: Any, default: Any, source: str) -> Any:
         fits = _kinds(value) <= _kinds(default)
     if not fits:
         raise ConfigError(
-            f"{key} ({source_phrase(source)}) takes {_expected(default)}, such as {default!r}, not {value!r}"
+            f"{key} ({source_phrase(source)}) takes {_expected(default)}, such as {shown(default)}, "
+            f"not {shown(value)}"
         )
     return value
 
@@ -141,7 +219,7 @@ def _literal(value: Any) -> Any:
         return value
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: thousands of brackets
         return value
 
 

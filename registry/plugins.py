@@ -13,6 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from registry.errors import ConvbodyError, PluginError, in_one_line
+from registry.paths import expand, found_at, places
 
 GROUP_PREFIX = "convbody."
 
@@ -96,12 +97,12 @@ def load_plugins(names: Iterable[str], origin: str, folder: Path | None = None) 
 
 
 def _locate(name: str, folder: Path | None, origin: str) -> Path:
-    places = [Path(name)] if folder is None else [folder / name, Path(name)]
-    for place in places:
-        if place.is_file():
-            return place.resolve()
-    looked = ", ".join(str(place.absolute()) for place in places)
-    raise PluginError(f"plugin {name!r} ({origin}) does not exist; looked for {looked}")
+    path = expand(name, f"plugin {name!r} ({origin})")
+    found = found_at(path, folder)
+    if found is None or not found.is_file():
+        looked = ", ".join(str(place.absolute()) for place in places(path, folder))
+        raise PluginError(f"plugin {name!r} ({origin}) does not exist; looked for {looked}")
+    return found
 
 
 def _load_file(path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from registry.config import config_section
 
 
-@config_section("")
+@config_section("", beside_config={"PLUGINS": (".py",)})
 def plugin_defaults() -> dict[str, Any]:
     """Top-level key of the plugin list."""
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import yaml
 
 from registry.errors import ConfigError
+from registry.paths import expand
+from registry.safe_yaml import construct, parse_yaml
 
 BASE_KEY = "_BASE_"
+_MOST_BASES = 50  # files, each named by the one before
 logger = logging.getLogger(__name__)
 
 
@@ -50,43 +54,33 @@ def read_chain(path: str | Path) -> list[Located]:
     Raises:
         ConfigError: no such file, not YAML, or bases or aliases that form a circle.
     """
-    return list(_chain(Path(path), ()))
+    given = Path(path)  # from a shell, which has expanded it, or from Python, where nothing has
+    return list(_chain(given if os.path.lexists(given) else Path(expand(str(path), "the config file")), ()))
 
 
-def _chain(path: Path, inside: tuple[Path, ...], named_at: str = "") -> Iterator[Located]:
-    resolved = path.resolve()
-    if resolved in inside:
-        raise ConfigError(f"{BASE_KEY} files form a circle: {' -> '.join(map(str, (*inside, resolved)))}")
+def _chain(path: Path, inside: tuple[str, ...], named_at: str = "") -> Iterator[Located]:
     tree = _read(path, named_at)
+    resolved = os.path.realpath(path)
+    if resolved in inside:
+        raise ConfigError(f"{BASE_KEY} files form a circle: {' -> '.join((*inside, resolved))}")
+    if len(inside) > _MOST_BASES:
+        raise ConfigError(
+            f"{path}{named_at}: over {_MOST_BASES} {BASE_KEY} files, each named by the one before"
+        )
     base = tree.value.pop(BASE_KEY, None)
     if base is not None:
         names = [base.value] if isinstance(base.value, str) else base.value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{BASE_KEY} at {base.where} must be a path or a list of paths, not {names!r}")
         for name in names:
-            yield from _chain(path.parent / name, (*inside, resolved), f" ({BASE_KEY} at {base.where})")
+            base_file = path.parent / expand(name, f"{BASE_KEY} at {base.where}")
+            yield from _chain(base_file, (*inside, resolved), f" ({BASE_KEY} at {base.where})")
     yield tree
 
 
 def _read(path: Path, named_at: str) -> Located:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"config file {path}{named_at} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config file {path}{named_at} is not UTF-8 text") from error
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            _refuse_circles(node, path, (), set())
-        tree = _located(loader, node, path) if node is not None else Located(None, path, 1)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise ConfigError(f"{path}:{line} is not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    loader, node = parse_yaml(path, named_at=named_at)
+    tree = _located(loader, node, path) if node is not None else Located(None, path, 1)
     if tree.value is None:  # nothing but comments, or a bare ---
         return Located({}, path, 1)
     if not isinstance(tree.value, dict):
@@ -94,26 +88,17 @@ def _read(path: Path, named_at: str) -> Located:
     return tree
 
 
-def _refuse_circles(node: yaml.Node, path: Path, inside: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> None:
-    """Raises ConfigError where an alias stands inside the node that it refers to."""
-    if node in inside:
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: what begins here holds an alias of itself")
-    if node in seen or not isinstance(node, yaml.CollectionNode):
-        return
-    seen.add(node)
-    for child in node.value:
-        for part in child if isinstance(child, tuple) else (child,):  # a mapping has pairs
-            _refuse_circles(part, path, (*inside, node), seen)
-
-
 def _located(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Located:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
-        return Located(loader.construct_object(node, deep=True), path, line)
-    loader.flatten_mapping(node)  # YAML's own "<<" merge keys
+        return Located(construct(loader, node, path), path, line)
+    try:
+        loader.flatten_mapping(node)  # YAML's own "<<" merge keys
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{path}:{line} is not valid YAML: {error.problem}") from error
     children: dict[str, Located] = {}
     for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))
+        key = str(construct(loader, key_node, path))
         place = Located(None, path, key_node.start_mark.line + 1)
         if key in children:  # in published files, too; as YAML readers do, the last counts
             logger.warning("%s: %s replaces the one at %s whole", place.where, key, children[key].where)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from registry import ConfigError
+from registry.safe_yaml import construct, parse_yaml
 
 _NESTED = "block_cfg"  # in the published form, all but the primitives stands below this key
 
@@ -43,16 +44,7 @@ def read_source(path: Path) -> Source:
     Raises:
         ConfigError: it cannot be read, is not YAML, is no mapping, or gives a key twice.
     """
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-    except OSError as error:
-        raise ConfigError(f"architecture file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"architecture file {path} is not UTF-8 text") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line} is not valid YAML: {error.problem}") from error
+    loader, node = parse_yaml(path, "architecture file")
     lines: dict[tuple[Any, ...], int] = {}
     definition = _plain(loader, node, (), lines, path)
     return Source(
@@ -81,10 +73,10 @@ def _plain(
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, child, at + (i,), lines, path) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node) if node is not None else None
+        return construct(loader, node, path) if node is not None else None
     values: dict[Any, Any] = {}
     for key_node, child in node.value:
-        key = loader.construct_object(key_node)
+        key = construct(loader, key_node, path)
         if key in values:
             raise ConfigError(
                 f"{path}:{key_node.start_mark.line + 1}: {key} is given twice, "

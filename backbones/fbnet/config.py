@@ -8,7 +8,11 @@ from backbones.config import IMAGENET_MEAN, IMAGENET_STD
 from registry import config_section, family_defaults
 
 
-@config_section("MODEL.FBNET", json_keys=("ARCH_DEF",))
+@config_section(
+    "MODEL.FBNET",
+    json_keys=("ARCH_DEF",),
+    beside_config={"ARCH_DIRS": (), "ARCH": (".yaml", ".yml")},
+)
 def fbnet_defaults() -> dict[str, Any]:
     """Keys of every architecture, and of the heads that are made of one."""
     return {

@@ -73,7 +73,11 @@ def _sources(name: str, cfg: Config, key: str) -> Iterator[Source]:
                 yield read_source(path)
     if name in FBNET_ARCHS:
         known = FBNET_ARCHS[name]
-        yield inline_source(known, f"entry {name!r}") if isinstance(known, Mapping) else read_source(known)
+        yield (
+            inline_source(known, f"entry {name!r}")
+            if isinstance(known, Mapping)
+            else read_source(Path(known))
+        )
 
 
 def _is_path(name: str) -> bool:
@@ -102,13 +106,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _locate(name: str, cfg: Config, key: str) -> Path:
-    """A path as the config has it: beside the config file that names it, or in the working directory."""
-    file, _, line = source_of(cfg, key).rpartition(":")
-    places = [Path(name).expanduser()]
-    if line.isdigit():
-        places.insert(0, Path(file).parent / places[0])
-    for place in places:
-        if place.exists():
-            return place
-    looked = ", ".join(str(place.absolute()) for place in places)
-    raise ConfigError(f"{name} does not exist; looked for {looked}", key, cfg)
+    """A path that ``load_cfg`` found beside the config file or in the working directory."""
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError(
+            f"{name} does not exist, neither beside the config file nor at {path.absolute()}", key, cfg
+        )
+    return path

@@ -29,7 +29,8 @@ def resnet_defaults() -> dict[str, Any]:
         # Channels of the stem and of stage 1; every later stage doubles.
         "STEM_OUT_CHANNELS": 64,
         "RES2_OUT_CHANNELS": 256,
-        # Channels of every output of an FPN neck, whatever the body; ResNets have the published 1024.
+        # Channels of every output of a neck that gives a pyramid, whatever the body. C4 and C5 do not read
+        # it; with R-50 and deeper they have maskrcnn-benchmark's default, 1024.
         "BACKBONE_OUT_CHANNELS": 256,
         # Which of stages 1 to 4 have deformable 3x3 convolutions.
         "STAGE_WITH_DCN": (False, False, False, False),
@@ -55,9 +56,11 @@ def cifar_resnet_defaults() -> dict[str, Any]:
     }
 
 
-family_defaults("R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024})
+family_defaults("R-*", {"MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 2})
+for _pattern in ("R-*-C4", "R-*-C5"):
+    family_defaults(_pattern, {"MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 1024})
 
-# Basic blocks do not widen: stage 1 gives 64 channels. A neck of 1024 channels would outweigh such a body.
+# Basic blocks do not widen: stage 1 gives 64 channels.
 _BASIC = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 256}
 for _pattern in ("R-18", "R-18-*", "R-34", "R-34-*"):
     family_defaults(_pattern, _BASIC)

@@ -42,7 +42,7 @@ def input_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("DATASETS")
+@config_section("DATASETS", paths=("CLASSIFICATION_CATALOG.*.root",))
 def datasets_defaults() -> dict[str, Any]:
     """Data sets of labelled images, named in DATASETS.TRAIN and TEST."""
     return {

@@ -6,12 +6,14 @@ import hashlib
 import os
 from pathlib import Path
 
+from registry.paths import expand
+
 ROOT_VARIABLE = "CONVBODY_DATASETS"
 
 
 def datasets_root() -> Path:
     """The folder that the paths of data sets are relative to: $CONVBODY_DATASETS, else ./datasets."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "datasets")
+    return Path(expand(os.environ.get(ROOT_VARIABLE) or "datasets", ROOT_VARIABLE))
 
 
 def sha256_of(path: Path) -> str:

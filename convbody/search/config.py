@@ -7,7 +7,7 @@ from typing import Any
 from registry import config_section
 
 
-@config_section("SEARCH")
+@config_section("SEARCH", paths=("LATENCY.TABLE",))
 def search_defaults() -> dict[str, Any]:
     """The space, the latency table, and how supernet and architecture are trained."""
     return {

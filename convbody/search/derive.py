@@ -125,7 +125,7 @@ def _folder(cfg: Config) -> Path:
     names = cfg.MODEL.FBNET.ARCH_DIRS
     if not names:
         raise ConfigError("name the folder that architectures are written to", _DIRS, cfg)
-    return Path(names[0]).expanduser()
+    return Path(names[0])
 
 
 def _check_free(name: str, folder: Path, cfg: Config) -> None:

@@ -55,7 +55,7 @@ def solver_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("")
+@config_section("", paths=("OUTPUT_DIR",))
 def run_defaults() -> dict[str, Any]:
     """Keys of a run as a whole."""
     return {

@@ -44,7 +44,7 @@ def test_duplicate_error_gives_both_places():
 def test_decorator_returns_the_class_and_registers_aliases():
     registry = Registry("stem")
 
-    @registry.register("Stem", "StemWithFixedBatchNorm")
+    @registry.register("Stem", aliases=["StemWithFixedBatchNorm"])
     class Stem:
         """A stem."""
 
@@ -55,11 +55,11 @@ def test_decorator_returns_the_class_and_registers_aliases():
 
 def test_an_alias_is_taken_like_a_name():
     registry = Registry("stem")
-    registry.register("a", "b", 1)
+    registry.register("a", 1, aliases=["b"])
     with pytest.raises(DuplicateNameError):
         registry.register("b", 2)
     with pytest.raises(DuplicateNameError):
-        registry.register("c", "a", 3)
+        registry.register("c", 3, aliases=["a"])
     assert "c" not in registry, "a refused registration leaves nothing behind"
 
 
@@ -185,3 +185,11 @@ def test_a_decorator_without_parentheses_is_refused():
         @registry.register
         class Forgot:
             pass
+
+
+@pytest.mark.parametrize("thing", ["a string", None, 0, ()])
+def test_any_object_can_be_registered(thing):
+    registry = Registry("setting")
+    assert registry.register("name", thing) is thing
+    assert registry["name"] is thing
+    assert registry.names() == ["name"]

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from registry import ConfigError
+from registry.safe_yaml import construct, parse_yaml
 
 _BASE = "_BASE_"
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -78,16 +79,8 @@ def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in inside:
         raise ConfigError(f"{_BASE} files form a circle: {' -> '.join(map(str, (*inside, resolved)))}")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"config file {path} cannot be read: {reason}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{path}{line} cannot be read: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    loader, node = parse_yaml(path, loader_class=_Loader)
+    tree = construct(loader, node, path) if node is not None else None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, not {type(tree).__name__}")
     base = tree.pop(_BASE, None)

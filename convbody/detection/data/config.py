@@ -39,7 +39,7 @@ def input_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("DATASETS")
+@config_section("DATASETS", paths=("CATALOG.*.image_dir", "CATALOG.*.ann_file"))
 def datasets_defaults() -> dict[str, Any]:
     """Which data sets, where they lie, and how they are checked."""
     return {

@@ -92,7 +92,7 @@ def test_a_file_beside_the_config_or_in_the_working_directory(tiny, write, tmp_p
     monkeypatch.chdir(tmp_path)
     assert architecture_of(cfg_of("MODEL.FBNET.ARCH", "archs/mine.yaml")) == found
     with pytest.raises(
-        ConfigError, match=r"archs/yours\.yaml does not exist; looked for .*MODEL\.FBNET\.ARCH = "
+        ConfigError, match=r"archs/yours\.yaml does not exist, neither beside.*MODEL\.FBNET\.ARCH = "
     ):
         architecture_of(cfg_of("MODEL.FBNET.ARCH", "archs/yours.yaml"))
 
