@@ -40,3 +40,15 @@ def test_shipped_names_resolve():
     for registry in (BODIES, NECKS):
         for name in registry.names():
             assert callable(registry[name]), name
+
+
+@pytest.mark.parametrize("name", ["resnet50", "ResNet-50", "resnet50-FPN"])
+def test_a_name_of_another_code_base_proposes_ours_and_timms(name):
+    with pytest.raises(UnknownNameError) as error:
+        parse_conv_body(name)
+    assert "nearest: R-50-FPN, timm/resnet50-FPN" in str(error.value) and "PLUGINS" in str(error.value)
+
+
+def test_the_names_behind_timm_are_timms():
+    timm = pytest.importorskip("timm")
+    assert {name.removeprefix("timm/") for name in BODIES.behind("timm/*")} == set(timm.list_models())

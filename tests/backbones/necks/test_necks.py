@@ -129,3 +129,10 @@ def test_levels_skip_the_stem_and_count_on_where_dilation_keeps_the_stride():
 def test_a_pyramid_needs_its_features():
     with pytest.raises(ConfigError, match="stride 8"):
         build_retinanet_fpn(cfg(), INFO[:1])
+
+
+@pytest.mark.parametrize("neck", ["FPN", "FPN-RETINANET", "PAFPN"])
+@pytest.mark.parametrize("body", ["R-18", "R-50", "TResNet-M", "FBNet-default"])
+def test_a_pyramid_is_256_wide_where_nothing_says_otherwise(body, neck):
+    cfg = load_cfg(None, ["MODEL.BACKBONE.CONV_BODY", f"{body}-{neck}"])
+    assert cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS == 256
