@@ -77,8 +77,9 @@ def _nearest(name: str) -> list[str]:
     ]
     behind = {f"{each}-FPN": each.rpartition("/")[2] for body in bodies for each in BODIES.behind(body)}
     model = name.removesuffix("-FPN").rpartition("/")[2]
+    squeezed = re.sub(r"[\W_]", "", model).lower()
     same = [each for each in ours if each.endswith("-FPN") and _abbreviated(each) == _abbreviated(model)]
-    same += [each for each, own_name in behind.items() if own_name == model]
+    same += [each for each, own_name in behind.items() if own_name.replace("_", "") == squeezed]
     return list(dict.fromkeys([*same, *nearest(name, [*ours, *behind])]))[:_PROPOSED]
 
 
