@@ -4,8 +4,7 @@
     python tools/test_net.py --config-file runs/trees/config.yaml [KEY VALUE ...]
     torchrun --nproc-per-node 4 tools/test_net.py --config-file ... --weights detector.pth
 
-The weights are those of --weights, of MODEL.WEIGHT on the command line, or the best checkpoint in OUTPUT_DIR;
-where that has none, of MODEL.WEIGHT in the config file.
+Without --weights, the best checkpoint in OUTPUT_DIR is used.
 """
 
 from __future__ import annotations

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from backbones.weights import deferred_init, load_weights
 from backbones.weights.contract import contract_of
 from backbones.weights.read import CONTRACT
-from convbody.detection.data import build_train_batches, check_class_count, train_datasets
+from convbody.detection.data import (
+    Known,
+    build_train_batches,
+    check_class_count,
+    open_test_sets,
+    train_datasets,
+)
 from convbody.detection.evaluation import EvaluationResult, evaluate_all, flat_metrics
 from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
@@ -44,14 +50,17 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     choose_evaluator(cfg)  # raises now rather than at the first evaluation
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
-    batches = build_train_batches(cfg)
+    train_sets = train_datasets(cfg)
+    batches = build_train_batches(cfg, train_sets)
+    if key := class_count_key(cfg):
+        check_class_count(cfg, key, train_sets[0])
+    known = Known(train_sets[0].classes, train_sets[0].keypoint_names, f"data set {cfg.DATASETS.TRAIN[0]!r}")
+    test_sets = open_test_sets(cfg, known) if cfg.DATASETS.TEST else {}
     model = build_initial_detector(cfg)
-    for dataset in train_datasets(cfg):
-        check_class_count(cfg, model.needs, dataset)
     latest: dict[str, EvaluationResult] = {}
 
     def evaluate(module: nn.Module, iteration: int) -> dict[str, float]:
-        latest.update(evaluate_all(module, cfg, output_dir))
+        latest.update(evaluate_all(module, cfg, test_sets, output_dir))
         return flat_metrics(latest)
 
     result = train(
@@ -71,7 +80,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         results = latest or _saved_results(cfg, output_dir)
         if distributed.is_main():
             seconds = time.monotonic() - started
-            logger.info("wrote %s", write_report(output_dir, cfg, results, seconds=seconds))
+            logger.info("wrote %s", write_report(output_dir, cfg, results, test_sets, seconds=seconds))
         check_expectations(expectations, results)
     return result
 
@@ -114,3 +123,12 @@ def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]
             name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST
         }
     return distributed.broadcast_object(saved)
+
+
+def class_count_key(cfg: Config) -> str | None:
+    """The config key that holds the number of classes of the configured detector; None without classes."""
+    if cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return "MODEL.RETINANET.NUM_CLASSES"
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        return "MODEL.FCOS.NUM_CLASSES"
+    return None if cfg.MODEL.RPN_ONLY else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"

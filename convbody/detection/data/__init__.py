@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from convbody.detection.data.catalog import find_dataset as find_dataset
     from convbody.detection.data.check import check_dataset as check_dataset
     from convbody.detection.data.coco import CocoDataset as CocoDataset
+    from convbody.detection.data.loader import Known as Known
     from convbody.detection.data.loader import build_test_dataset as build_test_dataset
     from convbody.detection.data.loader import build_train_batches as build_train_batches
     from convbody.detection.data.loader import check_class_count as check_class_count
+    from convbody.detection.data.loader import open_test_sets as open_test_sets
     from convbody.detection.data.loader import train_datasets as train_datasets
     from convbody.detection.data.synthetic import make_synthetic as make_synthetic
 
@@ -21,9 +23,11 @@ _HOMES = {
     "find_dataset": "catalog",
     "check_dataset": "check",
     "CocoDataset": "coco",
+    "Known": "loader",
     "build_test_dataset": "loader",
     "build_train_batches": "loader",
     "check_class_count": "loader",
+    "open_test_sets": "loader",
     "train_datasets": "loader",
     "make_synthetic": "synthetic",
 }

@@ -149,23 +149,3 @@ def flip_order(names: Sequence[str]) -> list[int]:
     swap = {"left": "right", "right": "left"}
     mirrored = ["_".join(swap.get(word, word) for word in name.split("_")) for name in names]
     return [names.index(name) if name in names else position for position, name in enumerate(mirrored)]
-
-
-def label_names(categories: Sequence[Category], by_id: bool) -> dict[int, tuple[int, str]]:
-    """Label -> (category id, class name), from label 1 on: in the order given or, ``by_id``, the id itself.
-
-    Ids that no category has, such as COCO's 12, are classes called "unused": torchvision's detectors have an
-    output for each.
-
-    Raises:
-        DataError: an id below 1 is to be a label; 0 is the background.
-    """
-    if not by_id:
-        return {label: (c.id, c.name) for label, c in enumerate(categories, start=1)}
-    names = {category.id: category.name for category in categories}
-    if min(names, default=1) < 1:
-        raise DataError(
-            f"category {names[min(names)]!r} has the id {min(names)}, and label 0 is the background; set "
-            "DATASETS.LABELS to consecutive"
-        )
-    return {label: (label, names.get(label, "unused")) for label in range(1, max(names, default=0) + 1)}

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
+from convbody.data.classes import ClassNames
 from convbody.data.errors import DataError
 from convbody.data.images import read_rgb
 from convbody.detection.data.annotations import (
@@ -24,9 +25,9 @@ from convbody.detection.data.annotations import (
     has_area,
     image_record,
     index_annotations,
-    label_names,
     read_annotations,
 )
+from convbody.detection.data.labels import category_labels, classes_of
 from convbody.detection.data.records import Annotation, Category, ImageRecord
 
 Sample = tuple[Tensor, dict[str, Any]]
@@ -38,7 +39,7 @@ class CocoDataset(Dataset[Sample]):
     ``dataset[i]`` is ``(image, target)``: the image float32 (3, H, W), RGB in 0-1, in its own size, and
 
     * ``boxes`` float32 (N, 4) xyxy in pixels, cut at the border; ``labels`` int64 (N,), 1 for the first
-      category;
+      of the classes;
     * ``area`` float32 (N,) in square pixels; ``iscrowd`` int64 (N,); ``image_id`` int; ``file_name`` str;
     * with ``masks``, ``masks`` uint8 (N, H, W); with ``keypoints``, ``keypoints`` float32 (N, K, 3): x, y,
       and the visibility 0 (not labelled, x = y = 0), 1 (hidden), or 2 (visible).
@@ -47,8 +48,9 @@ class CocoDataset(Dataset[Sample]):
     DataError, which names the file, where it is missing, damaged, or not of the size that its annotations
     say.
 
-    Attributes: ``images`` and ``categories`` (the file's records), ``class_names`` (label 1 first),
-    ``label_to_category`` (label to COCO's category id), ``keypoint_names`` (K of them, empty without
+    Attributes: ``images`` and ``categories`` (the file's records), ``classes`` (names by label, 1 first, None
+    for a label of no class), ``class_names`` (the same as text), ``label_to_category`` (label to COCO's
+    category id, of the classes that the file has), ``keypoint_names`` (K of them, empty without
     ``keypoints``).
     """
 
@@ -61,19 +63,22 @@ class CocoDataset(Dataset[Sample]):
         masks: bool = False,
         keypoints: bool = False,
         labels_by_id: bool = False,
+        classes: ClassNames | None = None,
     ) -> None:
         """``data`` is the content of ``ann_file`` where it has been read already.
 
-        With ``labels_by_id`` labels are the category ids themselves, gaps included.
+        ``classes`` are those of a detector, among which each category has to be, by its name. Without it
+        labels follow the category ids: one after the other or, with ``labels_by_id``, the ids themselves,
+        gaps included.
         """
         self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
         self.coco = index_annotations(read_annotations(self.ann_file) if data is None else data)
         self.images: Sequence[ImageRecord] = [*map(image_record, self.coco.dataset["images"])]
         self.categories = tuple(map(category_record, self.coco.dataset["categories"]))
-        names = label_names(self.categories, labels_by_id)
-        self.class_names = [name for _, name in names.values()]
-        self.label_to_category = {label: category for label, (category, _) in names.items()}
-        self.category_to_label = {category: label for label, category in self.label_to_category.items()}
+        self.classes = tuple(classes_of(self.categories, labels_by_id) if classes is None else classes)
+        self.class_names = ["unused" if name is None else name for name in self.classes]
+        self.category_to_label = category_labels(self.categories, self.classes)
+        self.label_to_category = {label: category for category, label in self.category_to_label.items()}
         self.with_masks = masks
         self.keypoint_names = self._one_skeleton(self.categories) if keypoints else []
 

@@ -48,8 +48,9 @@ def datasets_defaults() -> dict[str, Any]:
         "TEST": (),
         # More data sets: {name: {image_dir: FOLDER, ann_file: COCO_JSON}}, relative to the data sets' root.
         "CATALOG": Config(new_allowed=True),
-        # Label of a category: "consecutive", its place in the annotation file from 1 on; "category_id", its
-        # id, as torchvision's published detectors have it (COCO's 80 categories have ids up to 90).
+        # Label of a category of the training set: "consecutive", its place in the order of ids from 1 on;
+        # "category_id", its id, as torchvision's published detectors have it (COCO's 80 categories have ids
+        # up to 90). In other data sets a category has the label of the one of the same name.
         "LABELS": "consecutive",
         # Mistakes found by the check: "fail" stops with a report, "skip" leaves out what is wrong and says
         # so.

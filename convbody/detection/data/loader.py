@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -13,69 +14,97 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from convbody.data.batches import numbered_batches
+from convbody.data.classes import ClassNames, check_known, check_same, listed
 from convbody.data.errors import DataError
 from convbody.data.sampler import Draw, aspect_groups
-from convbody.detection.data.annotations import flip_order, read_annotations
+from convbody.detection.data.annotations import category_record, flip_order, read_annotations
 from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import check_dataset, without_mistakes
 from convbody.detection.data.coco import CocoDataset, Sample, plain
+from convbody.detection.data.labels import class_names
 from convbody.detection.data.records import Annotation
 from convbody.detection.data.transforms import train_transforms
-from convbody.detection.inputs import TargetNeeds
 from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
+from registry.tree import value_of
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 logger = logging.getLogger(__name__)
 
 
-def build_test_dataset(cfg: Config, name: str) -> CocoDataset:
+@dataclass(frozen=True)
+class Known:
+    """What a detector knows: the names of its classes by label, from 1 on, and of its keypoints.
+
+    ``owner`` says in words where they are from, for messages.
+    """
+
+    classes: ClassNames
+    keypoints: Sequence[str]
+    owner: str
+
+
+def build_test_dataset(cfg: Config, name: str, known: Known | None = None) -> CocoDataset:
     """The checked data set ``name`` for evaluation: every image, in its own size.
 
-    Raises ConfigError for an unknown name, DataError for files that are missing or, unless DATASETS.ON_ERROR
-    is "skip", have mistakes.
+    It may have fewer classes than the detector; without ``known``, it has the labels of its own classes.
+    Raises ConfigError for an unknown name or for classes or keypoints that are not ``known``, DataError for
+    files that are missing or, unless DATASETS.ON_ERROR is "skip", have mistakes.
     """
-    return _open(cfg, name, "DATASETS.TEST")
+    dataset = _open(cfg, name, "DATASETS.TEST", known)
+    if known is not None:
+        _check_keypoints(cfg, name, "DATASETS.TEST", dataset, known)
+    return dataset
 
 
-def build_train_batches(cfg: Config) -> Callable[[int], Iterator[Batch]]:
+def open_test_sets(cfg: Config, known: Known | None = None) -> dict[str, CocoDataset]:
+    """``build_test_dataset`` of each of DATASETS.TEST, by name. Raises ConfigError where there are none."""
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("there is no data set to evaluate on; name one", key="DATASETS.TEST", cfg=cfg)
+    return {name: build_test_dataset(cfg, name, known) for name in cfg.DATASETS.TEST}
+
+
+def train_datasets(cfg: Config, known: Known | None = None) -> list[CocoDataset]:
+    """The checked data sets of DATASETS.TRAIN, with the labels of ``known``, or of the first one's classes.
+
+    Raises ConfigError where there are none, or where their classes or keypoints are not the same.
+    """
+    key = "DATASETS.TRAIN"
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("no data set to train on", key=key, cfg=cfg)
+    datasets: list[CocoDataset] = []
+    for name in cfg.DATASETS.TRAIN:
+        dataset = _open(cfg, name, key, known)
+        if known is None:
+            known = Known(dataset.classes, dataset.keypoint_names, f"data set {name!r}")
+        own = [*class_names(dataset.categories).values()]
+        check_same(own, known.classes, f"data set {name!r}", known.owner, key, cfg)
+        _check_keypoints(cfg, name, key, dataset, known)
+        datasets.append(dataset)
+    return datasets
+
+
+def build_train_batches(
+    cfg: Config, datasets: Sequence[CocoDataset] | None = None
+) -> Callable[[int], Iterator[Batch]]:
     """The training batches of this process, as :func:`convbody.data.batches.numbered_batches` has them.
 
     Each is ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already
-    augmented and resized.
+    augmented and resized. ``datasets`` are those of DATASETS.TRAIN where they have been opened already.
     """
-    dataset = TrainDataset(cfg, train_datasets(cfg))
+    dataset = TrainDataset(cfg, train_datasets(cfg) if datasets is None else datasets)
     groups = dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING)
     return numbered_batches(cfg, dataset, groups, _collate)
 
 
-def train_datasets(cfg: Config) -> list[CocoDataset]:
-    """The checked data sets of DATASETS.TRAIN.
-
-    Raises ConfigError where there are none, or where their classes or keypoints differ.
-    """
-    if not cfg.DATASETS.TRAIN:
-        raise ConfigError("no data set to train on", key="DATASETS.TRAIN", cfg=cfg)
-    datasets = [_open(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN]
-    first = datasets[0]
-    for name, other in zip(cfg.DATASETS.TRAIN, datasets, strict=True):
-        if (other.class_names, other.keypoint_names) != (first.class_names, first.keypoint_names):
-            raise ConfigError(
-                f"{name} and {cfg.DATASETS.TRAIN[0]} have different classes or keypoints",
-                key="DATASETS.TRAIN",
-                cfg=cfg,
-            )
-    return datasets
-
-
-def check_class_count(cfg: Config, needs: TargetNeeds, dataset: CocoDataset) -> None:
-    """Raise ConfigError where a detector is made for another number of classes; the background is one."""
-    classes = len(dataset.class_names)
-    if needs.num_classes not in (None, classes + 1):
+def check_class_count(cfg: Config, key: str, dataset: CocoDataset) -> None:
+    """Raise ConfigError where the value at ``key`` is not the number of classes plus the background."""
+    classes = len(dataset.classes)
+    if value_of(cfg, key) != classes + 1:
         raise ConfigError(
-            f"{dataset.ann_file} has {classes} classes, which with the background makes {classes + 1}, and "
-            f"the detector is made for {needs.num_classes}",
-            key=needs.class_key,
+            f"{dataset.ann_file} has {classes} classes, {listed(dataset.classes)}, which with the background "
+            f"makes {classes + 1}",
+            key=key,
             cfg=cfg,
         )
 
@@ -131,7 +160,18 @@ class TrainDataset(Dataset[Sample | ConvbodyError]):
         return self.datasets[which], self.kept[which][index - self.ends[which]]
 
 
-def _open(cfg: Config, name: str, key: str) -> CocoDataset:
+def _check_keypoints(cfg: Config, name: str, key: str, dataset: CocoDataset, known: Known) -> None:
+    own, wanted = list(dataset.keypoint_names), list(known.keypoints)
+    if own != wanted:
+        raise ConfigError(
+            f"data set {name!r} has the keypoints {listed(own)}, and {known.owner} {listed(wanted)}; name "
+            "them alike, in the same order",
+            key,
+            cfg,
+        )
+
+
+def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoDataset:
     for choice, allowed in (("ON_ERROR", ("fail", "skip")), ("CHECK_IMAGES", ("quick", "full", "none"))):
         if cfg.DATASETS[choice] not in allowed:
             raise ConfigError(f"choose one of {', '.join(allowed)}", key=f"DATASETS.{choice}", cfg=cfg)
@@ -154,6 +194,9 @@ def _open(cfg: Config, name: str, key: str) -> CocoDataset:
             logger.warning("%s\nleft out, as DATASETS.ON_ERROR says", report)
     if not data["images"]:
         raise DataError(f"data set {name!r} has no images: {entry.ann_file}")
+    if known is not None:
+        own = class_names([*map(category_record, data["categories"])])
+        check_known([*own.values()], known.classes, f"data set {name!r}", known.owner, key, cfg)
     return CocoDataset(
         entry.image_dir,
         entry.ann_file,
@@ -161,6 +204,7 @@ def _open(cfg: Config, name: str, key: str) -> CocoDataset:
         masks=cfg.MODEL.MASK_ON,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         labels_by_id=labels_by_id(cfg),
+        classes=known.classes if known is not None else None,
     )
 
 

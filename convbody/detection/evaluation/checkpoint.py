@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convbody.detection.data import open_test_sets
 from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.expected import check_expectations, read_expectations
 from convbody.detection.evaluation.result import EvaluationResult
@@ -26,6 +27,6 @@ def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[
     choose_evaluator(cfg)  # raises before the weights are loaded
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
-    results = evaluate_all(load_trained(cfg, weights), cfg, output_dir)
+    results = evaluate_all(load_trained(cfg, weights), cfg, open_test_sets(cfg), output_dir)
     check_expectations(expectations, results)
     return results

@@ -50,10 +50,9 @@ def detect(
             images = [image.to(device) for _, (image, _) in batch]
             for (index, (_, target)), output in zip(batch, run_model(model, images, dtype), strict=True):
                 image_id = int(target["image_id"])
-                found[index] = (
-                    image_id,
-                    coco_records(output, image_id, dataset.label_to_category, mask_threshold),
-                )
+                records = coco_records(output, image_id, dataset.label_to_category, mask_threshold)
+                # A class that the data set does not have is not asked for.
+                found[index] = (image_id, [each for each in records if each["category_id"] is not None])
             if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
                 rate = len(found) / (last_line - started)
@@ -98,7 +97,7 @@ def coco_records(
 
     Boxes become x, y, width, height; masks (N, 1, H, W), in [0, 1], become run lengths of what is above
     ``mask_threshold``; keypoints (N, K, 3) become 3 K numbers. Proposals, which have no "labels", are given
-    the first category.
+    the first category; a label that has none, None.
     """
     boxes = output["boxes"].tolist()
     labels = output["labels"].tolist() if "labels" in output else [min(label_to_category)] * len(boxes)
@@ -107,7 +106,7 @@ def coco_records(
         records.append(
             {
                 "image_id": image_id,
-                "category_id": label_to_category[label],
+                "category_id": label_to_category.get(label),
                 "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(score, 6),
             }

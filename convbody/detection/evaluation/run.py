@@ -12,15 +12,14 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convbody.detection.data import CocoDataset, build_test_dataset
+from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.inference import Record, detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
 from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
-from convbody.training.finite import require_finite
 from convbody.training.step import autocast_dtype
-from registry import Config, ConfigError
+from registry import Config
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +31,10 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when
     DTYPE is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints
     with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY. TEST.EVALUATOR says by whom.
-
-    Raises:
-        ConvbodyError: the weights have diverged.
     """
     evaluator = choose_evaluator(cfg)
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
-    require_finite(bare_model)
     share = detect(
         bare_model,
         dataset,
@@ -63,17 +58,15 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
 
 
 def evaluate_all(
-    model: nn.Module, cfg: Config, output_dir: Path | None = None
+    model: nn.Module, cfg: Config, datasets: Mapping[str, CocoDataset], output_dir: Path | None = None
 ) -> dict[str, EvaluationResult]:
-    """``evaluate`` on each of DATASETS.TEST: name -> result. Called on all ranks.
+    """``evaluate`` on each of ``datasets``: name -> result. Called on all ranks.
 
     With ``output_dir``, the main process writes metrics and detections to ``output_dir/evaluation/<name>/``.
     """
-    if not cfg.DATASETS.TEST:
-        raise ConfigError("there is no data set to evaluate on; name one", key="DATASETS.TEST", cfg=cfg)
     results = {}
-    for name in cfg.DATASETS.TEST:
-        results[name] = evaluate(model, build_test_dataset(cfg, name), cfg, name)
+    for name, dataset in datasets.items():
+        results[name] = evaluate(model, dataset, cfg, name)
         if output_dir is not None and is_main():
             results[name].save(evaluation_folder(output_dir, name))
     return results

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 import torch
 
-from convbody.detection.data import build_test_dataset
+from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.report.charts import Series
 from convbody.detection.report.history import Chart, chart_of, training_charts
@@ -31,6 +31,7 @@ def write_report(
     output_dir: Path | str,
     cfg: Config,
     results: Mapping[str, EvaluationResult],
+    datasets: Mapping[str, CocoDataset],
     *,
     seconds: float | None = None,
     facts: Mapping[str, str] | None = None,
@@ -40,6 +41,7 @@ def write_report(
     Args:
         output_dir: the run's folder; ``metrics.jsonl`` in it, if any, gives the training curves.
         results: data set name -> evaluation, as ``evaluate_all`` gives; the first one makes the headline.
+        datasets: the data sets that were evaluated, by name.
         seconds: wall-clock duration of the run.
         facts: further rows for the table about the run.
 
@@ -51,7 +53,7 @@ def write_report(
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         headline=_headline(next(iter(results.values()))),
         training=training_charts(output_dir / "metrics.jsonl"),
-        datasets=[_dataset_section(cfg, name, result) for name, result in results.items()],
+        datasets=[_dataset_section(name, result, datasets[name]) for name, result in results.items()],
         facts={**_run_facts(cfg, seconds), **(facts or {})},
         config=cfg.dump(),
     )
@@ -97,7 +99,7 @@ def _headline(result: EvaluationResult) -> list[dict[str, str]]:
     return cards
 
 
-def _dataset_section(cfg: Config, name: str, result: EvaluationResult) -> dict[str, Any]:
+def _dataset_section(name: str, result: EvaluationResult, dataset: CocoDataset) -> dict[str, Any]:
     tasks = list(dict.fromkeys(key.split("/")[0] for key in result.metrics))
     columns = list(dict.fromkeys(key.split("/")[1] for key in result.metrics))
     class_columns = [key for key in (result.per_class[0] if result.per_class else {}) if "/" in key]
@@ -126,7 +128,7 @@ def _dataset_section(cfg: Config, name: str, result: EvaluationResult) -> dict[s
             }
             for row in result.per_class
         ],
-        "samples": samples(result, build_test_dataset(cfg, name)),
+        "samples": samples(result, dataset),
     }
 
 

@@ -22,7 +22,7 @@ def test_a_sample_is_what_a_detector_takes(make_dataset):
     torch.testing.assert_close(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255)
     assert target["boxes"].tolist() == [[5, 6, 15, 18], [30, 20, 40, 30]], "the second is cut at the border"
     assert target["boxes"].dtype == torch.float32
-    assert target["labels"].tolist() == [2, 1], "labels count the categories in the file's order, from 1"
+    assert target["labels"].tolist() == [1, 2], "labels count the categories in the order of ids, from 1"
     assert target["labels"].dtype == torch.int64
     assert target["area"].tolist() == [99, 105]
     assert target["iscrowd"].tolist() == [0, 0] and target["image_id"] == 1
@@ -34,10 +34,29 @@ def test_a_sample_is_what_a_detector_takes(make_dataset):
 def test_labels_lead_back_to_categories(make_dataset):
     ann_file = make_dataset([])
     dataset = CocoDataset(ann_file.parent / "images", ann_file)
-    assert dataset.class_names == ["cat", "dog"]
-    assert dataset.label_to_category == {1: 7, 2: 3}
-    assert dataset.category_to_label == {7: 1, 3: 2}
+    assert dataset.class_names == ["dog", "cat"]
+    assert dataset.label_to_category == {1: 3, 2: 7}
+    assert dataset.category_to_label == {3: 1, 7: 2}
     assert dataset.coco.getImgIds() == [1]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_categories_of_one_name_are_told_apart_by_their_ids(make_dataset, by_id):
+    """Exports that put a name for all of them first are common."""
+    names = {4: "fish", 1: "crab", 2: "fish"}
+    ann_file = make_dataset([], categories=[{"id": key, "name": name} for key, name in names.items()])
+    dataset = CocoDataset(ann_file.parent / "images", ann_file, labels_by_id=by_id)
+    assert [name for name in dataset.classes if name] == ["crab", "fish (2)", "fish (4)"]
+    assert dataset.category_to_label == ({1: 1, 2: 2, 4: 4} if by_id else {1: 1, 2: 2, 4: 3})
+
+
+def test_classes_of_a_detector_are_found_by_name(make_dataset):
+    ann_file = make_dataset([{"image_id": 1, "category_id": 7, "bbox": [5, 6, 10, 12]}])
+    classes = ("bird", None, "cat", "dog")
+    dataset = CocoDataset(ann_file.parent / "images", ann_file, classes=classes)
+    assert dataset[0][1]["labels"].tolist() == [3]
+    assert dataset.label_to_category == {3: 7, 4: 3} and dataset.classes == classes
+    assert dataset.class_names == ["bird", "unused", "cat", "dog"]
 
 
 def test_an_image_without_objects_has_empty_tensors(make_dataset):
@@ -74,8 +93,8 @@ def test_crowds_can_be_left_out(make_dataset):
         ]
     )
     dataset = CocoDataset(ann_file.parent / "images", ann_file)
-    assert dataset.load(0, crowd=False)[1]["labels"].tolist() == [1]
-    assert dataset.load(0)[1]["labels"].tolist() == [2, 1]
+    assert dataset.load(0, crowd=False)[1]["labels"].tolist() == [2]
+    assert dataset.load(0)[1]["labels"].tolist() == [1, 2]
 
 
 def test_an_object_outside_of_the_image_is_left_out(make_dataset):

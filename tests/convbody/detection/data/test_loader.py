@@ -8,12 +8,12 @@ from PIL import Image
 from convbody.data import batches
 from convbody.detection.data import (
     DataError,
+    Known,
     build_test_dataset,
     build_train_batches,
     check_class_count,
     train_datasets,
 )
-from convbody.detection.inputs import TargetNeeds
 from registry import ConfigError, load_cfg
 
 BOX = {"category_id": 3, "bbox": [5, 6, 10, 12]}
@@ -176,14 +176,44 @@ def test_several_data_sets_are_joined(make_dataset, cfg_for):
     assert seen(cfg) == {1, 2}
 
 
-def test_data_sets_with_other_classes_are_not_joined(make_dataset, cfg_for):
+def two_sets(make_dataset, cfg_for, objects, categories):
+    """A config that trains on "mine", with a dog on image 1, and on "other"."""
     first = make_dataset([{"image_id": 1, **BOX}], folder="first")
-    second = make_dataset([], categories=[{"id": 1, "name": "tree"}], folder="second")
+    second = make_dataset(objects, categories=categories, folder="second")
     cfg = cfg_for(first.parent / "images", first)
     cfg.DATASETS.CATALOG["other"] = {"image_dir": str(second.parent / "images"), "ann_file": str(second)}
     cfg.DATASETS.TRAIN = ("mine", "other")
-    with pytest.raises(ConfigError, match="other and mine have different classes"):
-        train_datasets(cfg)
+    return cfg
+
+
+def test_joined_data_sets_have_one_label_for_each_name(make_dataset, cfg_for):
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    objects = [{"image_id": 1, **BOX, "category_id": key} for key in (1, 2)]
+    mine, other = train_datasets(two_sets(make_dataset, cfg_for, objects, categories))
+    assert mine.classes == other.classes == ("dog", "cat")
+    assert other[0][1]["labels"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cat", "tree"], "'other' has the classes cat, tree, and data set 'mine' dog, cat, without tree"),
+        (["cat"], "'other' has the classes cat, and data set 'mine' dog, cat, with dog, too"),
+    ],
+)
+def test_data_sets_with_other_classes_are_not_joined(make_dataset, cfg_for, names, words):
+    categories = [{"id": key, "name": name} for key, name in enumerate(names)]
+    with pytest.raises(ConfigError, match=rf"{words}.*DATASETS\.TRAIN"):
+        train_datasets(two_sets(make_dataset, cfg_for, [], categories))
+
+
+def test_keypoints_have_the_same_names_in_the_same_order(make_dataset, cfg_for):
+    person = {"id": 1, "name": "person", "keypoints": ["nose", "left_eye"]}
+    ann_file = make_dataset([], categories=[person])
+    cfg = cfg_for(ann_file.parent / "images", ann_file, "MODEL.KEYPOINT_ON", True)
+    known = Known(("person",), ["left_eye", "nose"], "best.pth")
+    with pytest.raises(ConfigError, match="'mine' has the keypoints nose, left_eye, and best.pth left_e"):
+        build_test_dataset(cfg, "mine", known)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -256,12 +286,12 @@ def test_a_data_set_without_images_is_an_error(make_dataset, cfg_for):
 def test_the_number_of_classes_counts_the_background(make_dataset, cfg_for):
     ann_file = make_dataset([])
     key = "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
-    cfg = cfg_for(ann_file.parent / "images", ann_file)
+    cfg = cfg_for(ann_file.parent / "images", ann_file, key, 3)
     dataset = build_test_dataset(cfg, "mine")
-    for count in (3, None):  # None: labels play no part
-        check_class_count(cfg, TargetNeeds(count, class_key=key), dataset)
-    with pytest.raises(ConfigError, match=rf"2 classes.*makes 3, .*made for 81 \({key} = 81"):
-        check_class_count(cfg, TargetNeeds(81, class_key=key), dataset)
+    check_class_count(cfg, key, dataset)
+    cfg = cfg_for(ann_file.parent / "images", ann_file)
+    with pytest.raises(ConfigError, match=rf"2 classes.*makes 3.*{key} = 81"):
+        check_class_count(cfg, key, dataset)
 
 
 def test_a_batch_of_no_images_is_refused(shapes_cfg):

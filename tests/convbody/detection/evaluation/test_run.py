@@ -10,7 +10,7 @@ import torch
 from oracle_detector import EVERYTHING, OracleDetector, evaluate_as_rank, open_shapes, shapes_config
 from ranks import run_ranks
 
-from convbody.detection.data import build_test_dataset
+from convbody.detection.data import Known, build_test_dataset, open_test_sets
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
 from registry import ConfigError, ConvbodyError
 
@@ -48,23 +48,6 @@ def test_finding_nothing_is_zero_everywhere(shapes):
     assert result.predictions == []
     assert set(result.metrics.values()) == {0.0}
     assert "bbox       AP 0.000" in result.table()
-
-
-def test_the_mask_threshold_says_which_pixels_are_the_objects(shapes):
-    result, _ = run(shapes, *EVERYTHING, "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD", 1.0)
-    assert result.metrics["bbox/AP"] == pytest.approx(1.0) and result.metrics["segm/AP"] == 0.0
-
-
-def test_diverged_weights_are_named_instead_of_scored(shapes):
-    cfg = shapes_config(shapes)
-    dataset = open_shapes(shapes, cfg)
-    model = OracleDetector(dataset)
-    torch.nn.init.constant_(model.weight, torch.inf)
-    with pytest.raises(
-        ConvbodyError, match=r"the weights have diverged: weight holds NaN or infinity"
-    ) as caught:
-        evaluate(model, dataset, cfg)
-    assert "\n" not in str(caught.value) and model.batches == []
 
 
 def test_proposals_are_scored_with_rpn_only(shapes):
@@ -123,7 +106,7 @@ def test_cocos_own_table_goes_to_the_log_and_not_to_stdout(shapes, caplog, capsy
 def test_files_hold_what_the_result_holds(shapes, tmp_path):
     cfg = shapes_config(shapes, *EVERYTHING)
     dataset = open_shapes(shapes, cfg)
-    results = evaluate_all(OracleDetector(dataset, blind_to=(1,)), cfg, tmp_path)
+    results = evaluate_all(OracleDetector(dataset, blind_to=(1,)), cfg, {"shapes": dataset}, tmp_path)
     folder = tmp_path / "evaluation" / "shapes"
     assert EvaluationResult.load(folder) == results["shapes"]
     # The detections are a results file that pycocotools reads.
@@ -145,7 +128,7 @@ def test_metrics_of_several_data_sets_carry_their_names(shapes):
 def test_no_test_set_is_an_error_that_names_the_key(shapes):
     cfg = shapes_config(shapes, "DATASETS.TEST", ())
     with pytest.raises(ConfigError, match=r"DATASETS\.TEST"):
-        evaluate_all(OracleDetector(open_shapes(shapes, cfg)), cfg)
+        open_test_sets(cfg)
 
 
 @pytest.mark.parametrize("world_size", [2, 9])
@@ -173,6 +156,40 @@ def test_labels_that_are_category_ids_score_the_same(shapes, tmp_path):
     result = evaluate(OracleDetector(dataset), dataset, cfg, "shapes")
     assert result.metrics["bbox/AP"] == pytest.approx(1.0)
     assert [row["class"] for row in result.per_class] == ["circle", "square", "triangle"]
+
+
+@pytest.mark.parametrize("kept", [("triangle", "circle", "square"), ("square",), ("triangle", "square")])
+def test_classes_are_those_of_the_same_names_whatever_their_order_and_ids(shapes, tmp_path, kept):
+    """A detector of circles, squares and triangles on a file that lists and numbers them otherwise."""
+    cfg = shapes_config(shapes)
+    model = OracleDetector(open_shapes(shapes, cfg))
+    annotations = json.loads((shapes / "annotations.json").read_text())
+    names = {item["id"]: item["name"] for item in annotations["categories"]}
+    annotations["categories"] = [{"id": 40 - place, "name": name} for place, name in enumerate(kept)]
+    ids = {item["name"]: item["id"] for item in annotations["categories"]}
+    objects = [item for item in annotations["annotations"] if names[item["category_id"]] in kept]
+    annotations["annotations"] = [
+        {**item, "category_id": ids[names[item["category_id"]]]} for item in objects
+    ]
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(annotations))
+    cfg.DATASETS.CATALOG["shapes"].ann_file = str(file)
+    known = Known(("circle", "square", "triangle"), [], "data set 'train'")
+    dataset = open_test_sets(cfg, known)["shapes"]
+    assert dataset.class_names == ["circle", "square", "triangle"]
+    result = evaluate(model, dataset, cfg, "shapes")
+    assert result.metrics["bbox/AP"] == pytest.approx(1.0)
+    assert {row["class"] for row in result.per_class} == set(kept)
+    assert len(result.predictions) == len(objects), "classes that the file lacks are not asked for"
+
+
+def test_a_class_that_the_detector_does_not_know_is_refused_with_both_lists(shapes):
+    known = Known(("circle", "square"), [], "data set 'train'")
+    words = (
+        r"'shapes' has the classes circle, square, triangle, and data set 'train' circle, square, without tri"
+    )
+    with pytest.raises(ConfigError, match=words):
+        open_test_sets(shapes_config(shapes), known)
 
 
 def test_another_kind_of_labels_is_refused(shapes):

@@ -30,8 +30,11 @@ def run_folder(shapes, tmp_path_factory):
             row = {"iteration": iteration, "lr": 0.01, "loss": sum(terms.values()), "losses": terms}
             file.write(json.dumps(row) + "\n")
         file.write(json.dumps({"iteration": 400, "eval": {"bbox/AP": 0.4, "bbox/AP50": 0.7}}) + "\n")
-    results = evaluate_all(OracleDetector(open_shapes(shapes, cfg), blind_to=(1,)), cfg, folder)
-    write_report(folder, cfg, results, seconds=212, facts={"Parameters": "1 < 2 million"})
+    dataset = open_shapes(shapes, cfg)
+    results = evaluate_all(OracleDetector(dataset, blind_to=(1,)), cfg, {"shapes": dataset}, folder)
+    write_report(
+        folder, cfg, results, {"shapes": dataset}, seconds=212, facts={"Parameters": "1 < 2 million"}
+    )
     return folder, results["shapes"]
 
 
@@ -86,8 +89,9 @@ def test_nothing_is_loaded_from_elsewhere(run_folder, page):
 
 def test_a_run_without_training_has_no_curves_and_no_empty_headings(shapes, tmp_path):
     cfg = shapes_config(shapes, "MODEL.RPN_ONLY", True)
-    results = evaluate_all(OracleDetector(open_shapes(shapes, cfg)), cfg)
-    page = Page(write_report(tmp_path, cfg, results).read_text())
+    sets = {"shapes": open_shapes(shapes, cfg)}
+    results = evaluate_all(OracleDetector(sets["shapes"]), cfg, sets)
+    page = Page(write_report(tmp_path, cfg, results, sets).read_text())
     assert "Training" not in page.text
     assert "AR@100" in page.text
     assert [svg for svg in page.all("svg") if svg.get("role") == "img"] == []
@@ -95,16 +99,18 @@ def test_a_run_without_training_has_no_curves_and_no_empty_headings(shapes, tmp_
 
 def test_finding_nothing_still_makes_a_page(shapes, tmp_path):
     cfg = shapes_config(shapes, *EVERYTHING)
-    results = evaluate_all(OracleDetector(open_shapes(shapes, cfg), blind_to=tuple(range(7))), cfg)
-    assert "0 detections" in write_report(tmp_path, cfg, results).read_text()
+    sets = {"shapes": open_shapes(shapes, cfg)}
+    results = evaluate_all(OracleDetector(sets["shapes"], blind_to=tuple(range(7))), cfg, sets)
+    assert "0 detections" in write_report(tmp_path, cfg, results, sets).read_text()
 
 
 def test_broken_metrics_are_named_by_file_and_line(shapes, tmp_path):
     cfg = shapes_config(shapes)
-    results = evaluate_all(OracleDetector(open_shapes(shapes, cfg)), cfg)
+    sets = {"shapes": open_shapes(shapes, cfg)}
+    results = evaluate_all(OracleDetector(sets["shapes"]), cfg, sets)
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 1, "lr": 1, "loss": 1, "losses": {}}\n{"iter')
     with pytest.raises(ConvbodyError, match=r"metrics\.jsonl:2"):
-        write_report(tmp_path, cfg, results)
+        write_report(tmp_path, cfg, results, sets)
 
 
 def test_a_browser_shows_it_without_errors_or_requests(run_folder, tmp_path):

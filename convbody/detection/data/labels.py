@@ -1,0 +1,47 @@
+"""The labels of a detector's classes: by category id where it is trained, by name everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convbody.data.classes import ClassNames, distinct_names, labels_by_name
+from convbody.data.errors import DataError
+from convbody.detection.data.records import Category
+
+#: 0 is the background.
+FIRST_LABEL = 1
+
+
+def class_names(categories: Sequence[Category]) -> dict[int, str]:
+    """Category id -> what its class is called, in the order of ids, whatever the order in the file.
+
+    Categories of the same name are told apart by their ids: "crane (3)".
+    """
+    return distinct_names({category.id: category.name for category in sorted(categories, key=lambda c: c.id)})
+
+
+def classes_of(categories: Sequence[Category], by_id: bool) -> ClassNames:
+    """The classes of a detector that is trained on ``categories``, by label from 1 on.
+
+    Labels follow the category ids: one after the other or, ``by_id``, the ids themselves. Those that no
+    category has, such as COCO's 12, are None: torchvision's detectors have an output for each.
+
+    Raises:
+        DataError: an id below 1 is to be a label; 0 is the background.
+    """
+    names = class_names(categories)
+    if not by_id:
+        return tuple(names.values())
+    lowest = min(names, default=FIRST_LABEL)
+    if lowest < FIRST_LABEL:
+        raise DataError(
+            f"category {names[lowest]!r} has the id {lowest}, and label 0 is the background; set "
+            "DATASETS.LABELS to consecutive"
+        )
+    return tuple(names.get(label) for label in range(FIRST_LABEL, max(names, default=0) + 1))
+
+
+def category_labels(categories: Sequence[Category], classes: ClassNames) -> dict[int, int]:
+    """Category id -> label, for the categories whose names are among ``classes``."""
+    labels = labels_by_name(classes, FIRST_LABEL)
+    return {key: labels[name] for key, name in class_names(categories).items() if name in labels}
