@@ -5,8 +5,8 @@
     scripts/gpu_check.sh --rehearse         the same on the CPU, with small sizes
 
 A part is a program of its own, scripts/gpu/PART.py. One that fails, crashes or hangs is stopped and recorded,
-and the next one runs. The results, gpu_check.json and gpu_check.md, are written whenever there are new ones, and
-each part has a log. The exit status is 0 if all parts are right, 1 if not, 2 if the results cannot be written.
+and the next one runs. The results, gpu_check.json and gpu_check.md, are written whenever there are new ones,
+and each part has a log. The exit status is 0 if all parts are right, 1 if not, 2 if no result can be written.
 """
 
 from __future__ import annotations
