@@ -72,9 +72,15 @@ def fetch_wheels(folder: Path) -> list[str]:
 
 
 def fits(wheel: Path) -> bool:
-    """Whether a wheel is for any Python, or for the one that it is meant for."""
-    tag = wheel.stem.split("-", 2)[2]
-    return tag.endswith("-none-any") or "abi3" in tag or f"cp{PYTHON_VERSION.replace('.', '')}" in tag
+    """Whether a wheel is for any Python, or for the one on the machine."""
+    python, abi, platform = wheel.stem.split("-")[-3:]
+    wanted = int(PYTHON_VERSION.replace(".", ""))
+    if (abi, platform) == ("none", "any"):
+        return True
+    stable = abi == "abi3" and any(
+        int(tag[2:]) <= wanted for tag in python.split(".") if tag.startswith("cp3")
+    )
+    return "manylinux" in platform and (stable or abi == f"cp{wanted}")
 
 
 def check_requirements(wheels: Sequence[Path]) -> None:

@@ -92,7 +92,8 @@ def main() -> int:
         report.facts["ended"] = f"stopped by {signalled.code} after {schedule.elapsed:.1f} s"
     else:
         report.facts["ended"] = f"after {schedule.elapsed:.1f} s"
-    report.write()
+    finally:
+        report.write()
     say(f"{report.verdict()}; {report.facts['ended']}; all of it: {args.out / 'gpu_check.md'}", schedule)
     return 0 if all(part.state == "ok" for part in parts if part.name in steps) else 1
 
@@ -136,8 +137,8 @@ def run_part(
         nonlocal seen
         try:
             written = results.stat().st_mtime_ns
-            if written != seen:
-                part.found, seen = json.loads(results.read_text()), written
+            if written != seen and isinstance(found := json.loads(results.read_text()), dict):
+                part.found, seen = found, written
                 report.write()
         except (OSError, ValueError):
             pass  # not written yet; a file that is never right leaves no rows, which counts as a crash

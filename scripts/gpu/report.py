@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,19 @@ class Part:
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What else it wrote."""
+        return {name: value for name, value in self.found.items() if name != "rows"}
+
+    @property
     def failures(self) -> list[dict[str, Any]]:
         """The rows that failed."""
         return [row for row in self.rows if row.get("ok") is False]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for the file."""
+        how = {"state": self.state, "reason": self.reason, "seconds": self.seconds, "bound": self.bound}
+        return {**how, "facts": self.facts, "rows": self.rows}
 
     def line(self) -> str:
         """How it went, in one line."""
@@ -56,7 +66,7 @@ class Report:
 
     def write(self) -> None:
         """Writes gpu_check.json and gpu_check.md, each replaced as a whole."""
-        content = {**self.facts, "parts": {part.name: asdict(part) for part in self.parts}}
+        content = {**self.facts, "parts": {part.name: part.as_json() for part in self.parts}}
         for name, text in (
             ("gpu_check.json", json.dumps(content, indent=1, default=str)),
             ("gpu_check.md", self.page()),
@@ -93,8 +103,8 @@ def part_blocks(part: Part, out: Path) -> list[str]:
     if part.rows:
         lines = ["| | | | |", "| --- | --- | ---: | --- |", *map(table_row, part.rows)]
         blocks.append("\n".join(lines))
-    if others := {name: value for name, value in part.found.items() if name != "rows"}:
-        blocks.append(facts_table(others))
+    if part.facts:
+        blocks.append(facts_table(part.facts))
     for row in part.failures:
         if "\n" in (detail := str(row.get("detail", "")).strip()):
             blocks += [f"{row.get('name')}:", fenced(detail)]

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "gpu_bundle"
-TOOLKIT = Path("/usr/local/cuda")
+TOOLKIT = "/usr/local/cuda"  # where CUDA lies unless CUDA_HOME or PATH say otherwise
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "triton", "onnx", "onnxruntime", "pytest"),
     *("yacs", "fvcore", "iopath", "pycocotools", "hotcoco"),
@@ -122,9 +122,7 @@ def environment(scratch: Path, site: Path, bundle: Path) -> dict[str, str]:
     env |= {"CONVBODY_WEIGHTS": str(scratch / "weights")}
     if (bundle / "datasets").is_dir():
         env["CONVBODY_DATASETS"] = str(bundle / "datasets")
-    if "CUDA_HOME" not in env and not shutil.which("nvcc") and (TOOLKIT / "bin" / "nvcc").exists():
-        env["CUDA_HOME"] = str(TOOLKIT)
-    # nvcc's neighbours: compute-sanitizer, cuobjdump.
+    # nvcc, and its neighbours: compute-sanitizer, cuobjdump.
     env["PATH"] = os.pathsep.join([env.get("PATH", ""), str(Path(env.get("CUDA_HOME", TOOLKIT), "bin"))])
     return env
 
