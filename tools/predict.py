@@ -3,7 +3,8 @@
 
     python tools/predict.py --config-file runs/trees/config.yaml photo.jpg 'more/*.png' folder [KEY VALUE ...]
 
-Without --weights, the best checkpoint in OUTPUT_DIR is used. Exit status 1: an image could not be read.
+The weights are those of --weights, of MODEL.WEIGHT on the command line, or the best checkpoint in OUTPUT_DIR;
+where that has none, of MODEL.WEIGHT in the config file. Exit status 1: an image could not be read.
 """
 
 from __future__ import annotations

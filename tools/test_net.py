@@ -4,7 +4,8 @@
     python tools/test_net.py --config-file runs/trees/config.yaml [KEY VALUE ...]
     torchrun --nproc-per-node 4 tools/test_net.py --config-file ... --weights detector.pth
 
-Without --weights, the best checkpoint in OUTPUT_DIR is used.
+The weights are those of --weights, of MODEL.WEIGHT on the command line, or the best checkpoint in OUTPUT_DIR;
+where that has none, of MODEL.WEIGHT in the config file.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def main() -> None:
     parser = cli.common_parser(__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHT, or the best checkpoint"
+        "--eval-only", action="store_true", help="evaluate the best checkpoint or MODEL.WEIGHT, train nothing"
     )
     args = cli.parse(parser)
     cfg = cli.load_config(args)

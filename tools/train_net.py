@@ -16,7 +16,9 @@ from convbody import cli
 def main() -> None:
     parser = cli.common_parser(__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint, train nothing")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate as tools/test_net.py does, train nothing"
+    )
     args = cli.parse(parser)
     cfg = cli.load_config(args)
     if args.eval_only:

@@ -30,6 +30,11 @@ class LoadReport:
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     contract: WeightContract | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file filled all of the module."""
+        return not (self.missing or self.wrong_shape)
+
     def summary(self) -> str:
         """One line: how many were loaded, and the groups of the others."""
         parts = [f"{len(self.loaded)} tensors loaded, in names of {self.lineage}"]

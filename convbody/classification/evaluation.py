@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from backbones.weights import deferred_init, load_weights
+from backbones.weights import deferred_init
 from convbody.classification.data.loader import Batch, eval_batches, open_datasets
 from convbody.classification.data.sets import LabelledImages
 from convbody.classification.model import build_classifier, network_input
-from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.distributed import all_gather_object, device_for
+from convbody.training.finite import require_finite
 from convbody.training.logging import setup_logging
 from convbody.training.step import autocast_dtype
-from registry import Config, ConfigError, ConvbodyError
+from convbody.training.trained import load_trained_weights
+from registry import Config, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,11 @@ def evaluate(model: nn.Module, cfg: Config, sets: Iterable[LabelledImages]) -> d
     """Metrics "top1" and "top5", fractions of 1, of a model in evaluation mode; called on all ranks.
 
     Of several data sets the metrics are called "<data set>/top1". With fewer than 5 classes top-5 is 1.
+
+    Raises:
+        ConvbodyError: the weights have diverged.
     """
+    require_finite(model)
     results = {images.name: _accuracy(model, cfg, eval_batches(cfg, images)) for images in sets}
     for name, accuracy in results.items():
         logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in accuracy.items()))
@@ -37,21 +42,18 @@ def evaluate(model: nn.Module, cfg: Config, sets: Iterable[LabelledImages]) -> d
 
 
 def evaluate_checkpoint(cfg: Config) -> dict[str, float]:
-    """``evaluate`` on DATASETS.TEST of MODEL.WEIGHT, or without it of the best checkpoint in OUTPUT_DIR.
+    """``evaluate`` on DATASETS.TEST of trained weights; ``load_trained_weights`` says which.
 
     Raises:
-        ConfigError: no data set, no checkpoint, or weights that are not all of this classifier.
+        ConvbodyError: no data set, no weights, or not all those of this classifier.
     """
     setup_logging(Path(cfg.OUTPUT_DIR))
     if not cfg.DATASETS.TEST:
         raise ConfigError("there is no data set to evaluate on; name one", "DATASETS.TEST", cfg)
     sets = open_datasets(cfg, "DATASETS.TEST")
-    file = cfg.MODEL.WEIGHT or str(CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", 0).best)
     with deferred_init():
         model = build_classifier(cfg)
-        report = load_weights(model, file, cfg)
-    if report.missing or report.wrong_shape:
-        raise ConvbodyError(f"{report} - not all weights of this classifier; use the config of its training")
+        load_trained_weights(model, cfg)
     return evaluate(model.to(device_for(cfg)).eval(), cfg, sets)
 
 

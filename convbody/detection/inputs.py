@@ -24,11 +24,13 @@ class TargetNeeds:
         num_classes: classes, the background included; None where labels play no part.
         masks: whether masks uint8 (N, H, W) are needed.
         keypoints: keypoints of each object, (N, keypoints, 3); 0 where none are needed.
+        class_key: the config key that the number of classes is from; as it is, for a detector without one.
     """
 
     num_classes: int | None
     masks: bool = False
     keypoints: int = 0
+    class_key: str = "MODEL.META_ARCHITECTURE"
 
 
 class InputError(ConvbodyError, ValueError):

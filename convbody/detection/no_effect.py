@@ -18,7 +18,6 @@ KEYS_WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "MODEL.ROI_MASK_HEAD.MLP_HEAD_DIM": ((1024,), "mask heads have no fully connected layer"),
     "MODEL.ROI_KEYPOINT_HEAD.MLP_HEAD_DIM": ((1024,), "keypoint heads have no fully connected layer"),
     "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": ((False,), "masks always come pasted into the image"),
-    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD": ((0.5,), "masks come as probabilities"),
     "MODEL.RETINANET.STRADDLE_THRESH": ((0, -1), "every anchor takes part in the loss"),
 }
 

@@ -18,6 +18,8 @@ from convbody.detection.data import DataError
 from convbody.detection.evaluation.inference import coco_records, run_model
 from convbody.detection.trained import class_names, load_trained
 from convbody.detection.visualize import draw_detections
+from convbody.training.finite import require_finite
+from convbody.training.logging import setup_logging
 from convbody.training.step import autocast_dtype
 from registry import Config, ConvbodyError
 
@@ -37,13 +39,16 @@ def predict(
 
     For each image, ``<name>_detections.jpg`` (what scores ``score_threshold`` or more, drawn) and
     ``<name>_detections.json`` go to ``output_dir``, and one line to stdout: for people, or with ``as_json``
-    the JSON itself. An image that cannot be read is named on stderr, and the others are done all the same.
+    the JSON itself. stderr has the log, which names the weights, and images that cannot be read; the others
+    are done all the same.
 
     Returns the exit status: 0, or 1 when an image could not be read. Raises ConvbodyError where there are no
-    weights, or where ``output_dir`` cannot be written.
+    weights, where they have diverged, or where ``output_dir`` cannot be written.
     """
+    setup_logging(stream=sys.stderr)  # stdout is for what is found
     files = list(find_images(images))
     model, names = load_trained(cfg, weights), class_names(cfg)
+    require_finite(model)
     mask_threshold = cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD
     output_dir = Path(output_dir)
     failures = 0

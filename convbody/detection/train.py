@@ -52,11 +52,10 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     setup_logging(output_dir)
     train_sets = train_datasets(cfg)
     batches = build_train_batches(cfg, train_sets)
-    if key := class_count_key(cfg):
-        check_class_count(cfg, key, train_sets[0])
     known = Known(train_sets[0].classes, train_sets[0].keypoint_names, f"data set {cfg.DATASETS.TRAIN[0]!r}")
     test_sets = open_test_sets(cfg, known) if cfg.DATASETS.TEST else {}
     model = build_initial_detector(cfg)
+    check_class_count(cfg, model.needs, train_sets[0])
     latest: dict[str, EvaluationResult] = {}
 
     def evaluate(module: nn.Module, iteration: int) -> dict[str, float]:
@@ -123,12 +122,3 @@ def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]
             name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST
         }
     return distributed.broadcast_object(saved)
-
-
-def class_count_key(cfg: Config) -> str | None:
-    """The config key that holds the number of classes of the configured detector; None without classes."""
-    if cfg.MODEL.RETINANET_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return "MODEL.RETINANET.NUM_CLASSES"
-    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        return "MODEL.FCOS.NUM_CLASSES"
-    return None if cfg.MODEL.RPN_ONLY else "MODEL.ROI_BOX_HEAD.NUM_CLASSES"

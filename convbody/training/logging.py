@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from convbody.training import distributed
 from registry import ConvbodyError
@@ -13,13 +14,13 @@ from registry import ConvbodyError
 _PACKAGES = ("registry", "backbones", "convbody")
 
 
-def setup_logging(output_dir: Path | None = None) -> None:
-    """Show the project's log on stdout and, with ``output_dir``, append it to ``log.txt`` there.
+def setup_logging(output_dir: Path | None = None, stream: TextIO | None = None) -> None:
+    """Show the project's log on ``stream`` (stdout) and, with ``output_dir``, append it to ``log.txt`` there.
 
     Rank 0 shows everything from INFO on, others only warnings and errors, marked with their rank. Calling it
     again replaces what an earlier call set up. Raises ConvbodyError where the folder cannot be written.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stdout)]
     if output_dir is not None:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import convbody
 from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointError
 from convbody.training.ema import ModelEma
+from convbody.training.finite import first_nonfinite
 from convbody.training.random_state import random_state, seed_everything, set_random_state
 from registry import Config
 
@@ -61,7 +62,7 @@ class TrainingState:
         distributed.broadcast_buffers(self.model)
         if self.ema:
             distributed.broadcast_buffers(self.ema.module)
-        if culprit := next(filter(None, distributed.all_gather_object(_first_nonfinite(self.model))), None):
+        if culprit := first_nonfinite(self.model):
             raise CheckpointError(
                 f"not saved: {culprit} is not finite after iteration {iteration}; --resume goes on from the "
                 f"checkpoint before"
@@ -190,11 +191,3 @@ def _load_model(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     shares = copy(state)
     shares.update((key, parallel.share(value, here[key])) for key, value in state.items())
     model.load_state_dict(shares)
-
-
-def _first_nonfinite(model: nn.Module) -> str | None:
-    # Parameters only: a buffer may be infinite by design, such as the mask of an attention.
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parallel.local(parameter)).all()):
-            return name
-    return None

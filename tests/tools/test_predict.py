@@ -93,10 +93,9 @@ def test_a_corrupt_image_is_named_and_the_others_are_done(made, arguments, tmp_p
     shutil.copytree(made / "synthetic" / "test" / "images", folder)
     (folder / "000002.png").write_bytes((folder / "000002.png").read_bytes()[:100])
     assert predict(arguments, [folder / "*.png"], "--output", tmp_path / "out") == 1
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1
-    assert "error: cannot read image" in printed.err
-    assert "000002.png" in printed.err
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "cannot read image" in error
+    assert "000002.png" in error
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == [
         "000001_detections.jpg",
         "000003_detections.jpg",
@@ -117,6 +116,17 @@ def test_images_of_one_name_do_not_overwrite_each_other(made, arguments, tmp_pat
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
 
 
+@pytest.mark.parametrize("name", ["backbone.body.stem.conv1.weight", "backbone.body.stem.bn1.running_var"])
+def test_diverged_weights_are_named(made, arguments, tmp_path, capsys, name):
+    payload = torch.load(made / "run" / "checkpoints" / "best.pth")
+    payload["model"][name].flatten()[-1] = torch.nan
+    write_checkpoint(payload, tmp_path / "run" / "checkpoints" / "best.pth")
+    diverged = [*arguments[:-1], str(tmp_path / "run")]
+    assert predict(diverged, [made / "synthetic" / "test" / "images"], "--output", tmp_path) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"the weights have diverged: {name} holds NaN" in line
+
+
 def test_weights_may_be_named(made, arguments, tmp_path):
     weights = tmp_path / "weights.pth"
     shutil.copy(made / "run" / "checkpoints" / "best.pth", weights)
@@ -135,7 +145,7 @@ def test_weights_may_be_named(made, arguments, tmp_path):
         (["no/such.jpg"], [], "no/such.jpg: no such image"),
         ([], [], "no image given"),
         (["README.md"], ["OUTPUT_DIR", "no run"], "no checkpoint in no run/checkpoints"),
-        (["README.md"], ["MODEL.RESNETS.STEM_OUT_CHANNELS", "16"], "is of another detector"),
+        (["README.md"], ["MODEL.RESNETS.STEM_OUT_CHANNELS", "16"], "is of another model"),
         (["README.md"], ["MODEL.RESNET.DEPTH", "16"], "MODEL.RESNET"),
     ],
 )
@@ -152,6 +162,25 @@ def test_weights_of_another_detector_are_refused(made, arguments, tmp_path, caps
     image = made / "synthetic" / "test" / "images" / "000001.png"
     assert predict(arguments, [image], "--weights", tmp_path / "weights.pth") == 2
     assert "weights.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["test_net.py", "predict.py", "train_net.py --eval-only"])
+def test_model_weight_on_the_command_line_counts(made, arguments, tmp_path, capsys, tool):
+    """Beside a run with a checkpoint; a file of the body alone, and one that is missing, are errors."""
+    tool, *words = tool.split()
+    if tool == "predict.py":
+        words = ["--output", tmp_path, made / "synthetic" / "test" / "images" / "000001.png"]
+    state = torch.load(made / "run" / "checkpoints" / "best.pth", weights_only=True)["model"]
+    torch.save(state, tmp_path / "whole.pth")
+    torch.save({k: v for k, v in state.items() if k.startswith("backbone.body.")}, tmp_path / "body.pth")
+    for file, status, message in (
+        ("whole.pth", 0, f"weights of {tmp_path}/whole.pth"),
+        ("body.pth", 2, f"error: {tmp_path}/body.pth does not hold all weights of this model"),
+        ("absent.pth", 2, f"error: no such weight file: {tmp_path}/absent.pth"),
+    ):
+        found = run_tool(tool, *words, *arguments, "MODEL.WEIGHT", tmp_path / file)
+        printed = capsys.readouterr()
+        assert (found, message in printed.out + printed.err) == (status, True), printed
 
 
 def test_test_net_prints_the_table_and_writes_the_results(made, arguments, capsys):

@@ -24,9 +24,9 @@ from convbody.detection.data.coco import CocoDataset, Sample, plain
 from convbody.detection.data.labels import class_names
 from convbody.detection.data.records import Annotation
 from convbody.detection.data.transforms import train_transforms
+from convbody.detection.inputs import TargetNeeds
 from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
-from registry.tree import value_of
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 logger = logging.getLogger(__name__)
@@ -97,14 +97,14 @@ def build_train_batches(
     return numbered_batches(cfg, dataset, groups, _collate)
 
 
-def check_class_count(cfg: Config, key: str, dataset: CocoDataset) -> None:
-    """Raise ConfigError where the value at ``key`` is not the number of classes plus the background."""
+def check_class_count(cfg: Config, needs: TargetNeeds, dataset: CocoDataset) -> None:
+    """Raise ConfigError where a detector is made for another number of classes; the background is one."""
     classes = len(dataset.classes)
-    if value_of(cfg, key) != classes + 1:
+    if needs.num_classes not in (None, classes + 1):
         raise ConfigError(
             f"{dataset.ann_file} has {classes} classes, {listed(dataset.classes)}, which with the background "
-            f"makes {classes + 1}",
-            key=key,
+            f"makes {classes + 1}, and the detector is made for {needs.num_classes}",
+            key=needs.class_key,
             cfg=cfg,
         )
 

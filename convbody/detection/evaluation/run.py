@@ -18,6 +18,7 @@ from convbody.detection.evaluation.inference import Record, detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
 from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
+from convbody.training.finite import require_finite
 from convbody.training.step import autocast_dtype
 from registry import Config
 
@@ -31,10 +32,14 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when
     DTYPE is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints
     with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY. TEST.EVALUATOR says by whom.
+
+    Raises:
+        ConvbodyError: the weights have diverged.
     """
     evaluator = choose_evaluator(cfg)
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
+    require_finite(bare_model)
     share = detect(
         bare_model,
         dataset,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.transform import resize_boxes
 
 from backbones import Backbone
 from convbody.detection.heads.rcnn import GeneralizedRCNN
@@ -69,7 +68,7 @@ class AugmentedRCNN(GeneralizedRCNN):
         """Losses in training; otherwise detections from all views together."""
         if self.training:
             return super().forward(images, targets)
-        check_images(images)
+        check_images(images, next(self.parameters()).dtype)
         batch, _ = self.transform(images)
         features = self.backbone(batch.tensors)
         found = self.candidates(batch, features)
@@ -88,6 +87,6 @@ class AugmentedRCNN(GeneralizedRCNN):
         candidates = self.candidates(batch, self.backbone(batch.tensors))
         for (boxes, scores), size, first in zip(candidates, batch.image_sizes, first_sizes, strict=True):
             upright = flip_boxes(boxes, size[1]) if view.flip else boxes
-            mapped = resize_boxes(upright.flatten(end_dim=1), size, first).reshape(boxes.shape)
-            seen.append(Candidates(mapped, scores))
+            height, width = (of_first / of_view for of_first, of_view in zip(first, size, strict=True))
+            seen.append(Candidates(upright * boxes.new_tensor([width, height, width, height]), scores))
         return seen

@@ -52,7 +52,7 @@ class FCOS(DenseDetector, fcos.FCOS):
         )
         self.limit = count_limit(cfg.TEST.DETECTIONS_PER_IMG)
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
-        self.needs = TargetNeeds(classes)
+        self.needs = TargetNeeds(classes, class_key="MODEL.FCOS.NUM_CLASSES")
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """``loss_cls`` (focal), ``loss_box_reg`` (GIoU) and ``loss_centerness`` (cross-entropy)."""

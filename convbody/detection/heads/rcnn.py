@@ -50,6 +50,7 @@ class GeneralizedRCNN(Detector, generalized_rcnn.GeneralizedRCNN):
             classes,
             masks=cfg.MODEL.MASK_ON,
             keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES if cfg.MODEL.KEYPOINT_ON else 0,
+            class_key="MODEL.ROI_BOX_HEAD.NUM_CLASSES",
         )
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

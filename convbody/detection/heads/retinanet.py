@@ -100,7 +100,7 @@ class RetinaNet(DenseDetector, retinanet.RetinaNet):
         self.box_coder = head.box_coder
         self.limit = count_limit(cfg.TEST.DETECTIONS_PER_IMG)
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
-        self.needs = TargetNeeds(classes)
+        self.needs = TargetNeeds(classes, class_key="MODEL.RETINANET.NUM_CLASSES")
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """``loss_retina_cls`` and ``loss_retina_reg``."""

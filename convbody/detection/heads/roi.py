@@ -142,11 +142,12 @@ class RoIHeads(roi_heads.RoIHeads):
         """Per image, a box and a score for every proposal and class."""
         logits, deltas = self._predict_boxes(self._box_features(features, proposals, sizes))
         counts = [len(each) for each in proposals]
-        boxes = self.box_coder.decode(deltas, proposals).split(counts)
-        scores = logits.softmax(dim=-1).split(counts)
+        # torchvision's ``decode`` leaves the boxes of no proposals without their classes.
+        boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).view(*logits.shape, 4)
+        scores = logits.softmax(dim=-1)
         return [
             Candidates(clip_boxes_to_image(box, size)[:, 1:], score[:, 1:])
-            for box, score, size in zip(boxes, scores, sizes, strict=True)
+            for box, score, size in zip(boxes.split(counts), scores.split(counts), sizes, strict=True)
         ]
 
     def finish(
@@ -167,7 +168,8 @@ class RoIHeads(roi_heads.RoIHeads):
             for result, points, point_scores in zip(
                 results, *roi_heads.keypointrcnn_inference(logits, boxes), strict=True
             ):
-                result["keypoints"], result["keypoints_scores"] = points, point_scores
+                # torchvision gives float32 of every type.
+                result["keypoints"], result["keypoints_scores"] = points.to(logits), point_scores.to(logits)
         return results
 
     def _best(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,12 @@ from backbones.weights.contract import contract_of
 from backbones.weights.read import read_weights
 from convbody.detection.data import make_synthetic
 from convbody.detection.evaluation import evaluate_checkpoint
-from convbody.detection.train import build_initial_detector, class_count_key, train_detector
+from convbody.detection.heads.registries import META_ARCHITECTURES
+from convbody.detection.inputs import TargetNeeds
+from convbody.detection.model import Detector
+from convbody.detection.train import build_initial_detector, train_detector
 from convbody.detection.trained import load_trained
+from convbody.detection.transform import DetectionTransform
 from registry import ConfigError, ConvbodyError, load_cfg
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -159,16 +163,41 @@ def test_wrong_class_count_is_said_before_training(small_cfg):
 
 
 @pytest.mark.parametrize(
-    "name, opts, key",
+    "name, opts, key, count",
     [
-        ("mask_rcnn", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES"),
-        ("retinanet", ("MODEL.RPN_ONLY", True), "MODEL.RETINANET.NUM_CLASSES"),
-        ("fcos", (), "MODEL.FCOS.NUM_CLASSES"),
-        ("faster_rcnn", ("MODEL.RPN_ONLY", True), None),
+        ("mask_rcnn", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 4),
+        ("retinanet", ("MODEL.RPN_ONLY", True), "MODEL.RETINANET.NUM_CLASSES", 4),
+        ("fcos", ("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 32), "MODEL.FCOS.NUM_CLASSES", 4),
+        ("faster_rcnn", ("MODEL.RPN_ONLY", True), "MODEL.META_ARCHITECTURE", None),
     ],
 )
-def test_every_detector_knows_its_class_count(small_cfg, name, opts, key):
-    assert class_count_key(small_cfg(name, *opts)) == key
+def test_every_detector_knows_its_class_count(small_cfg, name, opts, key, count):
+    needs = build_initial_detector(small_cfg(name, *opts)).needs
+    assert (needs.class_key, needs.num_classes) == (key, count)
+
+
+class Bare(Detector):
+    """A plugin's detector, whose class count is no key of ours."""
+
+    classes = 4
+
+    def __init__(self, cfg, backbone):
+        super().__init__()
+        self.transform, self.backbone = DetectionTransform(cfg, backbone.size_divisibility), backbone
+        self.needs = TargetNeeds(self.classes)
+
+    def losses(self, images, features, targets):
+        return {"loss": sum(feature.mean() for feature in features)}
+
+
+def test_a_plugins_detector_is_checked_by_its_own_class_count(small_cfg, monkeypatch):
+    monkeypatch.setattr(META_ARCHITECTURES, "_entries", dict(META_ARCHITECTURES._entries))
+    META_ARCHITECTURES.register("Bare", Bare)
+    opts = ("MODEL.META_ARCHITECTURE", "Bare", "DATASETS.TEST", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81)
+    assert train_detector(small_cfg("faster_rcnn", *opts, "SOLVER.MAX_ITER", 1)).iteration == 1
+    monkeypatch.setattr(Bare, "classes", 5)
+    with pytest.raises(ConfigError, match=r"3 classes.*made for 5 \(MODEL\.META_ARCHITECTURE = 'Bare'"):
+        train_detector(small_cfg("faster_rcnn", *opts))
 
 
 def test_weights_that_do_not_fit_are_refused(small_cfg, tmp_path):

@@ -14,6 +14,7 @@ from convbody.detection.data import (
     check_class_count,
     train_datasets,
 )
+from convbody.detection.inputs import TargetNeeds
 from registry import ConfigError, load_cfg
 
 BOX = {"category_id": 3, "bbox": [5, 6, 10, 12]}
@@ -286,12 +287,12 @@ def test_a_data_set_without_images_is_an_error(make_dataset, cfg_for):
 def test_the_number_of_classes_counts_the_background(make_dataset, cfg_for):
     ann_file = make_dataset([])
     key = "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
-    cfg = cfg_for(ann_file.parent / "images", ann_file, key, 3)
-    dataset = build_test_dataset(cfg, "mine")
-    check_class_count(cfg, key, dataset)
     cfg = cfg_for(ann_file.parent / "images", ann_file)
-    with pytest.raises(ConfigError, match=rf"2 classes.*makes 3.*{key} = 81"):
-        check_class_count(cfg, key, dataset)
+    dataset = build_test_dataset(cfg, "mine")
+    for count in (3, None):  # None: labels play no part
+        check_class_count(cfg, TargetNeeds(count, class_key=key), dataset)
+    with pytest.raises(ConfigError, match=rf"2 classes.*makes 3, .*made for 81 \({key} = 81"):
+        check_class_count(cfg, TargetNeeds(81, class_key=key), dataset)
 
 
 def test_a_batch_of_no_images_is_refused(shapes_cfg):

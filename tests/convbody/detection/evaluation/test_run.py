@@ -50,6 +50,23 @@ def test_finding_nothing_is_zero_everywhere(shapes):
     assert "bbox       AP 0.000" in result.table()
 
 
+def test_the_mask_threshold_says_which_pixels_are_the_objects(shapes):
+    result, _ = run(shapes, *EVERYTHING, "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD", 1.0)
+    assert result.metrics["bbox/AP"] == pytest.approx(1.0) and result.metrics["segm/AP"] == 0.0
+
+
+def test_diverged_weights_are_named_instead_of_scored(shapes):
+    cfg = shapes_config(shapes)
+    dataset = open_shapes(shapes, cfg)
+    model = OracleDetector(dataset)
+    torch.nn.init.constant_(model.weight, torch.inf)
+    with pytest.raises(
+        ConvbodyError, match=r"the weights have diverged: weight holds NaN or infinity"
+    ) as caught:
+        evaluate(model, dataset, cfg)
+    assert "\n" not in str(caught.value) and model.batches == []
+
+
 def test_proposals_are_scored_with_rpn_only(shapes):
     result, _ = run(shapes, "MODEL.RPN_ONLY", True)
     assert result.metrics["proposals/AR@100"] == pytest.approx(1.0)

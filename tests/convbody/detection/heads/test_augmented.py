@@ -49,6 +49,21 @@ def test_plain_testing_is_torchvisions(small_detector, batch):
             assert torch.equal(each[name], values[index])
 
 
+def test_double_precision_is_kept(small_detector, batch):
+    # An untrained detector's scores are nearly equal: without suppression no rounding decides what is kept.
+    everything = {
+        "MODEL.ROI_HEADS.SCORE_THRESH": 0.0,
+        "MODEL.ROI_HEADS.NMS": 1.0,
+        "MODEL.RPN.NMS_THRESH": 1.0,
+    }
+    changes = {**ALL, **everything, "MODEL.ROI_HEADS.DETECTIONS_PER_IMG": -1}
+    single = detections(small_detector("faster-fpn", changes), batch[0])
+    double = detections(small_detector("faster-fpn", changes).double(), [x.double() for x in batch[0]])
+    for one, two in zip(single, double, strict=True):
+        assert {value.dtype for value in two.values()} == {torch.float64, torch.int64}
+        torch.testing.assert_close(one["scores"].double(), two["scores"], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("changes", "passes"), [(ON, 1), (FLIP, 2), (SCALES, 3), (ALL, 6)])
 def test_every_view_is_one_forward_pass(small_detector, batch, changes, passes):
     model = small_detector("faster-fpn", changes)

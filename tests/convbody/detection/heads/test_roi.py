@@ -23,6 +23,55 @@ def detect(small_detector, batch):
     return run
 
 
+WITH_PROPOSALS = ["faster-fpn", "faster-c4", "mask-fpn", "mask-c4", "keypoint-fpn", "keypoint-c4", "rpn-fpn"]
+NO_PROPOSAL = {"MODEL.RPN.MIN_SIZE": 1000}
+AUGMENTED = {"TEST.BBOX_AUG.ENABLED": True, "TEST.BBOX_AUG.H_FLIP": True, "TEST.BBOX_AUG.SCALES": (48,)}
+
+
+@pytest.mark.parametrize("kind", [*WITH_PROPOSALS, "everything-fpn"])
+@pytest.mark.parametrize("changes", [{}, {"MODEL.CLS_AGNOSTIC_BBOX_REG": True}, AUGMENTED])
+def test_no_proposals_are_no_detections(small_detector, batch, kind, changes):
+    if kind == "rpn-fpn" and changes == AUGMENTED:
+        pytest.skip("the first stage alone has no augmentation")
+    model = small_detector(kind, {**NO_PROPOSAL, **changes}).eval()
+    with torch.no_grad():
+        outputs = model(batch[0])
+    shapes = {"boxes": (0, 4), "labels": (0,), "scores": (0,)}
+    for (_, height, width), output in zip((image.shape for image in batch[0]), outputs, strict=True):
+        if kind.startswith(("mask", "everything")):
+            shapes["masks"] = (0, 1, height, width)
+        if kind.startswith(("keypoint", "everything")):
+            shapes |= {"keypoints": (0, 3, 3), "keypoints_scores": (0, 3)}
+        assert {name: tuple(value.shape) for name, value in output.items()} == shapes
+
+
+@pytest.mark.parametrize("kind", ["everything-fpn", "mask-c4"])
+def test_an_image_without_proposals_beside_one_with_some(small_detector, batch, kind, monkeypatch):
+    model = small_detector(kind, {"MODEL.ROI_HEADS.SCORE_THRESH": 0.0}).eval()
+    propose = model.rpn.propose
+
+    def of_the_second_alone(*arguments):
+        boxes, scores = propose(*arguments)
+        return [boxes[0][:0], *boxes[1:]], [scores[0][:0], *scores[1:]]
+
+    with torch.no_grad():
+        usual = model(batch[0])
+        monkeypatch.setattr(model.rpn, "propose", of_the_second_alone)
+        none, some = model(batch[0])
+    assert all(len(value) == 0 for value in none.values())
+    assert len(some["boxes"]) > 0 and torch.allclose(some["scores"], usual[1]["scores"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WITH_PROPOSALS)
+def test_training_without_proposals_gives_every_parameter_a_finite_gradient(small_detector, batch, kind):
+    images, targets = batch
+    for index in ([0, 1], [1]):  # with objects, which are proposals in training, and with nothing at all
+        model = small_detector(kind, NO_PROPOSAL)
+        losses = model([images[i] for i in index], [targets[i] for i in index])
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 def test_every_proposal_and_class_is_a_detection_when_nothing_is_dropped(detect):
     assert [len(output["boxes"]) for output in detect({"MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": 20})] == [60, 60]
 

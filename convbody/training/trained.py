@@ -1,0 +1,111 @@
+"""Which trained weights a program uses that trains nothing, and how they get into the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from backbones.weights import load_weights
+from backbones.weights.contract import WeightContract, check_contract
+from backbones.weights.read import CONTRACT
+from backbones.weights.source import KEY
+from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
+from registry import Config, ConvbodyError
+from registry.tree import source_of
+
+logger = logging.getLogger(__name__)
+
+
+def named_weights(cfg: Config) -> str | None:
+    """The file that MODEL.WEIGHT names, where it counts before the checkpoints in OUTPUT_DIR; else None.
+
+    On the command line it always counts. In a config file it names what a run starts from, so it counts only
+    where OUTPUT_DIR has no checkpoint: a run's own saved config means that run.
+    """
+    if not cfg.MODEL.WEIGHT:
+        return None
+    given = source_of(cfg, KEY) == "command line"
+    folder = _checkpoints(cfg)
+    return cfg.MODEL.WEIGHT if given or not (folder.best.exists() or folder.files()) else None
+
+
+def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | None = None) -> str:
+    """Fills ``model`` with trained weights, all of it, and returns the name of their file, which is logged.
+
+    They are those of ``weights``, any file that MODEL.WEIGHT may name; without it, of MODEL.WEIGHT where
+    ``named_weights`` says that it counts; else of the run in OUTPUT_DIR: its best checkpoint, or the newest
+    where none was evaluated.
+
+    Raises:
+        ConvbodyError: no such file, no checkpoint, weights of another model or only of a part of this one,
+            or weights that were trained with other settings than those of ``cfg``.
+    """
+    named = None if weights is not None else named_weights(cfg)
+    file: Path | str
+    if weights is not None:
+        file = weights
+        contract = _load_whole(model, weights, None)
+    elif named is not None:
+        file = named
+        contract = _load_whole(model, named, cfg)
+    else:
+        file, state, contract = _run_weights(cfg)
+        _check_fit(model.state_dict(), state, file)
+        model.load_state_dict(state)
+    if contract is not None:
+        check_contract(contract, cfg, str(file))
+    logger.info("weights of %s", file)
+    return str(file)
+
+
+def _load_whole(model: nn.Module, file: Path | str, cfg: Config | None) -> WeightContract | None:
+    report = load_weights(model, file, cfg)
+    if not report.is_complete:
+        raise ConvbodyError(
+            f"{report.file} does not hold all weights of this model, and what it lacks is not trained: "
+            f"{report.summary()}; name a file of the whole model, and use the config that it was trained with"
+        )
+    return report.contract
+
+
+def _checkpoints(cfg: Config) -> CheckpointFolder:
+    return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", keep=0)
+
+
+def _run_weights(cfg: Config) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
+    """The file with the weights to use of a run, these, averaged where there is an average, and what they
+    expect of a config.
+    """
+    folder = _checkpoints(cfg)
+    if folder.best.exists():
+        return _used(folder.best, read_checkpoint(folder.best))
+    newest = folder.newest_readable()
+    if newest is None:
+        raise ConvbodyError(
+            f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a trained run, or name a file "
+            f"of trained weights in {KEY}"
+        )
+    return _used(*newest)
+
+
+def _used(path: Path, payload: dict[str, Any]) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
+    record = payload.get(CONTRACT)
+    return (
+        path,
+        payload.get("ema") or payload["model"],
+        WeightContract.from_record(record) if record is not None else None,
+    )
+
+
+def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    odd = sorted(wanted.keys() ^ found.keys())
+    odd += [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+    if odd:
+        raise ConvbodyError(
+            f"{path} is of another model: {len(odd)} tensors differ, such as {odd[0]}; use the config it "
+            f"was trained with ({path.parent.parent / 'config.yaml'})"
+        )
