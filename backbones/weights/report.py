@@ -20,6 +20,8 @@ class LoadReport:
         unexpected: names in the file that the module has no place for.
         wrong_shape: both have it, in different shapes: (name, shape in the file, shape in the module).
         contract: what the weights expect of a config; None: nothing is known.
+        initialised: names in the module of what predicts the offsets of deformable convolutions, left as they
+            were, because the file has plain convolutions in their places.
     """
 
     file: str
@@ -29,16 +31,21 @@ class LoadReport:
     unexpected: tuple[str, ...]
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     contract: WeightContract | None = None
+    initialised: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
         """Whether the file filled all of the module."""
-        return not (self.missing or self.wrong_shape)
+        return not (self.missing or self.wrong_shape or self.initialised)
 
     def summary(self) -> str:
         """One line: how many were loaded, and the groups of the others."""
         parts = [f"{len(self.loaded)} tensors loaded, in names of {self.lineage}"]
-        for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+        for title, names in (
+            ("missing", self.missing),
+            ("offsets left as initialised", self.initialised),
+            ("unexpected", self.unexpected),
+        ):
             if names:
                 parts.append(f"{len(names)} {title}: {', '.join(grouped(names))}")
         if self.wrong_shape:

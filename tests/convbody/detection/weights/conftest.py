@@ -70,4 +70,4 @@ def fill(state: dict[str, Tensor], seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def detectors() -> SimpleNamespace:
-    return SimpleNamespace(cases=CASES, build=build, fill=fill, shapes=shapes, config=config)
+    return SimpleNamespace(cases=CASES, narrow=NARROW, build=build, fill=fill, shapes=shapes, config=config)
