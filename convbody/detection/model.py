@@ -12,6 +12,7 @@ from backbones import Backbone, build_backbone
 from backbones.layers.quick_conv import quicken
 from convbody.detection.heads.registries import META_ARCHITECTURES
 from convbody.detection.inputs import Target, TargetNeeds, check_images, check_targets
+from convbody.detection.masks import BoxMasks
 from convbody.detection.no_effect import report_keys_without_effect
 from convbody.detection.transform import DetectionTransform
 from registry import Config, ConfigError, lookup
@@ -38,20 +39,28 @@ class Detector(nn.Module):
         Returns:
             In training a dict of scalar losses. Otherwise, per image, a dict, best detection first: boxes
             (D, 4) xyxy in pixels of the image given, labels int64 (D,) from 1, scores (D,) in [0, 1]; with a
-            mask head masks (D, 1, H, W), probabilities; with a keypoint head keypoints (D, K, 3) and
-            keypoints_scores (D, K).
+            mask head masks (D, 1, H, W), probabilities, 4 D H W bytes (``detections`` spares them); with a
+            keypoint head keypoints (D, K, 3) and keypoints_scores (D, K).
 
         Raises:
             InputError: an image or a target that cannot be used; says which one of the batch.
         """
+        if not self.training:
+            return [_with_pasted_masks(found) for found in self.detections(images)]
         check_images(images, next(self.parameters()).dtype)
-        if self.training:
-            check_targets(images, targets, self.needs)
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        batch, resized_targets = self.transform(images, targets if self.training else None)
+        check_targets(images, targets, self.needs)
+        batch, resized_targets = self.transform(images, targets)
+        return self.losses(batch, self.backbone(batch.tensors), resized_targets)
+
+    def detections(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """What a detector in evaluation mode gives, but for the masks: ``convbody.detection.masks.BoxMasks``.
+
+        They take a few kilobytes each, and are pasted into the image when one is asked for.
+        """
+        check_images(images, next(self.parameters()).dtype)
+        batch, _ = self.transform(images)
         features = self.backbone(batch.tensors)
-        if self.training:
-            return self.losses(batch, features, resized_targets)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
         return self.transform.postprocess(self.detect(batch, features), batch.image_sizes, sizes)
 
     def losses(self, images: ImageList, features: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -61,6 +70,10 @@ class Detector(nn.Module):
     def detect(self, images: ImageList, features: list[Tensor]) -> list[dict[str, Tensor]]:
         """Per image, detections in pixels of the batch."""
         raise NotImplementedError
+
+
+def _with_pasted_masks(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.pasted() if isinstance(value, BoxMasks) else value for name, value in found.items()}
 
 
 def build_detector(cfg: Config) -> Detector:

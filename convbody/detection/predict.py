@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from convbody.data.images import read_rgb
 from convbody.detection.data import DataError
 from convbody.detection.evaluation.inference import coco_records, run_model
+from convbody.detection.masks import chosen
 from convbody.detection.trained import class_names, load_trained
 from convbody.detection.visualize import draw_detections
 from convbody.training.finite import require_finite
@@ -110,16 +110,15 @@ def _distinct_stems(files: Sequence[Path]) -> list[str]:
 
 
 def _described(
-    output: dict[str, Tensor], names: Sequence[str], score_threshold: float, mask_threshold: float
+    output: dict[str, Any], names: Sequence[str], score_threshold: float, mask_threshold: float
 ) -> list[dict[str, Any]]:
     """The detections above the threshold, best first.
 
     Of each "class", "label", "score", "box" (x1, y1, x2, y2), and where the detector gives them
     "segmentation" (COCO run lengths) and "keypoints" (x, y, visibility of each).
     """
-    keep = output["scores"] >= score_threshold
-    kept = {name: value[keep] for name, value in output.items()}
-    labels = kept["labels"].tolist() if "labels" in kept else [1] * int(keep.sum())
+    kept = chosen(output, (output["scores"] >= score_threshold).nonzero()[:, 0])
+    labels = kept["labels"].tolist() if "labels" in kept else [1] * len(kept["boxes"])
     same = {label: label for label in {1, *labels}}
     described = []
     for label, record in zip(labels, coco_records(kept, 0, same, mask_threshold), strict=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from convbody.detection.masks import BoxMasks
 from registry import Config
 
 Target = dict[str, Tensor]
@@ -60,3 +62,17 @@ class DetectionTransform(GeneralizedRCNNTransform):
                 image[None], size=size, mode="bilinear", align_corners=False, antialias=True
             )[0]
         return image, None
+
+    def postprocess(
+        self,
+        result: list[dict[str, Any]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Any]]:
+        """Detections in pixels of the images' own sizes; masks become BoxMasks, which are not pasted yet."""
+        masks = [each.pop("masks", None) for each in result]
+        results = super().postprocess(result, image_shapes, original_image_sizes)
+        for each, mask, size in zip(results, masks, original_image_sizes, strict=True):
+            if mask is not None:
+                each["masks"] = BoxMasks(mask, each["boxes"], size)
+        return results

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from convbody.detection.masks import Masks, Part, masks_of
 
 Colour = tuple[int, int, int]
 
@@ -34,7 +37,7 @@ def class_colour(label: int) -> Colour:
 
 def draw_detections(
     image: Tensor | Image.Image,
-    output: Mapping[str, Tensor],
+    output: Mapping[str, Any],
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.5,
@@ -46,8 +49,9 @@ def draw_detections(
     Args:
         image: (3, H, W) RGB, float in [0, 1] or uint8, or a PIL image.
         output: torchvision's convention: "boxes" (N, 4) xyxy in pixels of ``image``; "labels" (N,) from 1;
-            "scores" (N,), without which all are drawn and no score is written; "masks" (N, 1, H, W) or
-            (N, H, W), in [0, 1]; "keypoints" (N, K, 3) with a visibility of 0 for those not to draw.
+            "scores" (N,), without which all are drawn and no score is written; "masks" in [0, 1], a tensor
+            (N, 1, H, W) or (N, H, W), or Masks; "keypoints" (N, K, 3) with a visibility of 0 for those not to
+            draw.
         class_names: name of label 1 first; a label beyond them is written as a number.
         score_threshold: the score from which on a detection is drawn.
         mask_threshold: the value above which a pixel belongs to the object.
@@ -68,9 +72,8 @@ def draw_detections(
     boxes = (output["boxes"][keep].float() * scale).tolist()
     line = max(1.5, 0.0028 * sum(canvas.size) / 2)
 
-    if "masks" in output:
-        masks = output["masks"][keep].flatten(1, -3) if output["masks"].ndim == 4 else output["masks"][keep]
-        canvas = _paint_masks(canvas, masks.reshape(-1, *masks.shape[-2:]), colours, mask_threshold, line)
+    if masks := masks_of(output):
+        canvas = _paint_masks(canvas, masks.take(keep), colours, mask_threshold, line)
     draw = ImageDraw.Draw(canvas)
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):  # the best on top
         _rectangle(draw, box, colour, line)
@@ -92,7 +95,7 @@ def draw_detections(
 
 def draw_targets(
     image: Tensor | Image.Image,
-    target: Mapping[str, Tensor],
+    target: Mapping[str, Any],
     class_names: Sequence[str],
     *,
     smallest_side: int = _SMALLEST_SIDE,
@@ -123,23 +126,39 @@ def _class_name(label: int, class_names: Sequence[str]) -> str:
 
 
 def _paint_masks(
-    canvas: Image.Image, masks: Tensor, colours: Sequence[Colour], threshold: float, line: float
+    canvas: Image.Image, masks: Masks, colours: Sequence[Colour], threshold: float, line: float
 ) -> Image.Image:
     """Tint each mask in its colour, and trace its edge, so that touching objects of a class stay apart."""
     pixels = np.asarray(canvas).astype(np.float32)
-    size = (canvas.height, canvas.width)
     reach = 2 * max(1, round(line / 3)) + 1
-    for mask, colour in reversed(list(zip(masks, colours, strict=True))):
-        resized = mask[None, None].float()
-        if resized.shape[-2:] != size:
-            resized = F.interpolate(resized, size=size, mode="bilinear", align_corners=False)
-        inside = (resized > threshold).float()
-        core = 1 - F.max_pool2d(1 - inside, reach, stride=1, padding=reach // 2)
-        whole, edge = inside[0, 0].bool().numpy(), (inside - core)[0, 0].bool().numpy()
+    for index, colour in reversed(list(enumerate(colours))):
+        top, left, inside = _at_size(masks.part(index), masks.size, (canvas.height, canvas.width)).above(
+            threshold
+        )
+        if not inside.numel():
+            continue
+        # Beside the rectangle the mask has nothing; beyond the image's border nobody knows.
+        height, width = inside.shape
+        frame = [
+            min(reach // 2, room)
+            for room in (left, canvas.width - left - width, top, canvas.height - top - height)
+        ]
+        around = F.pad(inside[None, None].float(), frame)
+        core = 1 - F.max_pool2d(1 - around, reach, stride=1, padding=reach // 2)
+        edge = (around - core).bool()[0, 0, frame[2] : frame[2] + height, frame[0] : frame[0] + width]
         tint = np.array(colour, dtype=np.float32)
-        pixels[whole] = (1 - _MASK_OPACITY) * pixels[whole] + _MASK_OPACITY * tint
-        pixels[edge] = tint
+        seen = pixels[top : top + height, left : left + width]
+        seen[inside.numpy()] = (1 - _MASK_OPACITY) * seen[inside.numpy()] + _MASK_OPACITY * tint
+        seen[edge.numpy()] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _at_size(part: Part, size: tuple[int, int], wanted: tuple[int, int]) -> Part:
+    """A mask of an image of ``size`` (H, W) in the image enlarged to ``wanted``."""
+    if size == wanted:
+        return part
+    whole = part.pasted(size)[None, None].float()
+    return Part(0, 0, F.interpolate(whole, size=wanted, mode="bilinear", align_corners=False)[0, 0])
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, line: float) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from convbody.detection.data import CocoDataset
+from convbody.detection.masks import EncodedMasks, encode, masks_of
+from convbody.detection.model import Detector
 
 log = logging.getLogger(__name__)
 
@@ -69,35 +69,38 @@ def detect(
     return found
 
 
-def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> list[dict[str, Tensor]]:
+def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> list[dict[str, Any]]:
     """Detections of a batch, as float32 and integer tensors on the CPU; nothing is kept for a backward pass.
+
+    Masks of our detectors come as BoxMasks, those of other models as they give them.
 
     (``no_grad`` and not ``inference_mode``: anchors and the like that the model caches now have to serve a
     training step later.)
     """
+    detect: Callable[[list[Tensor]], list[dict[str, Any]]] = model
+    if isinstance(model, Detector) and type(model).forward is Detector.forward:
+        detect = model.detections
     low = dtype != torch.float32
     with torch.no_grad(), torch.autocast(images[0].device.type, dtype if low else None, enabled=low):
-        outputs = model(images)
-    return [
-        {
-            name: (value.float() if value.is_floating_point() else value).cpu()
-            for name, value in output.items()
-        }
-        for output in outputs
-    ]
+        outputs = detect(images)
+    return [{name: _on_cpu(value) for name, value in output.items()} for output in outputs]
+
+
+def _on_cpu(value: Any) -> Any:
+    return (value.float() if isinstance(value, Tensor) and value.is_floating_point() else value).cpu()
 
 
 def coco_records(
-    output: Mapping[str, Tensor],
+    output: Mapping[str, Any],
     image_id: int,
     label_to_category: Mapping[int, int],
     mask_threshold: float = 0.5,
 ) -> list[Record]:
     """One detector output (torchvision's convention) as COCO results.
 
-    Boxes become x, y, width, height; masks (N, 1, H, W), in [0, 1], become run lengths of what is above
-    ``mask_threshold``; keypoints (N, K, 3) become 3 K numbers. Proposals, which have no "labels", are given
-    the first category; a label that has none, None.
+    Boxes become x, y, width, height; masks, BoxMasks or a tensor (N, 1, H, W) in [0, 1], become run lengths
+    of what is above ``mask_threshold``, one after the other; keypoints (N, K, 3) become 3 K numbers.
+    Proposals, which have no "labels", are given the first category; a label that has none, None.
     """
     boxes = output["boxes"].tolist()
     labels = output["labels"].tolist() if "labels" in output else [min(label_to_category)] * len(boxes)
@@ -111,32 +114,30 @@ def coco_records(
                 "score": round(score, 6),
             }
         )
-    if "masks" in output:
-        for record, mask in zip(records, output["masks"], strict=True):
-            binary = np.asfortranarray((mask[0] > mask_threshold).numpy().astype(np.uint8))
-            runs = coco_mask.encode(binary)
-            record["segmentation"] = {
-                "size": [int(side) for side in runs["size"]],
-                "counts": runs["counts"].decode(),
-            }
+    if masks := masks_of(output):
+        for index, record in enumerate(records):
+            record["segmentation"] = encode(masks.part(index).above(mask_threshold), masks.size)
     if "keypoints" in output:
         for record, keypoints in zip(records, output["keypoints"], strict=True):
             record["keypoints"] = [round(value, 3) for value in keypoints.flatten().tolist()]
     return records
 
 
-def output_of_records(records: Sequence[Record], label_to_category: Mapping[int, int]) -> dict[str, Tensor]:
-    """The inverse of ``coco_records``: the detector output that COCO results of one image were made from."""
+def output_of_records(records: Sequence[Record], label_to_category: Mapping[int, int]) -> dict[str, Any]:
+    """The inverse of ``coco_records``: the detector output that COCO results of one image were made from.
+
+    Its masks are EncodedMasks.
+    """
     labels = {category: label for label, category in label_to_category.items()}
     boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
-    output = {
+    output: dict[str, Any] = {
         "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
         "labels": torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64),
         "scores": torch.tensor([record["score"] for record in records], dtype=torch.float32),
     }
     if records and "segmentation" in records[0]:
-        masks = [coco_mask.decode(record["segmentation"]) for record in records]
-        output["masks"] = torch.from_numpy(np.stack(masks))[:, None]
+        codes = [record["segmentation"] for record in records]
+        output["masks"] = EncodedMasks(codes, tuple(codes[0]["size"]))
     if records and "keypoints" in records[0]:
         keypoints = [record["keypoints"] for record in records]
         output["keypoints"] = torch.tensor(keypoints, dtype=torch.float32).reshape(len(records), -1, 3)

@@ -12,7 +12,7 @@ from torch import Tensor
 from backbones import Backbone
 from convbody.detection.heads.rcnn import GeneralizedRCNN
 from convbody.detection.heads.roi import Candidates
-from convbody.detection.inputs import Target, check_images
+from convbody.detection.inputs import check_images
 from registry import Config, ConfigError
 
 Size = tuple[int, int]
@@ -64,10 +64,8 @@ class AugmentedRCNN(GeneralizedRCNN):
         super().__init__(cfg, backbone)
         self.views = views_of(cfg)
 
-    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
-        """Losses in training; otherwise detections from all views together."""
-        if self.training:
-            return super().forward(images, targets)
+    def detections(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Detections from all views together; masks are not pasted yet."""
         check_images(images, next(self.parameters()).dtype)
         batch, _ = self.transform(images)
         features = self.backbone(batch.tensors)

@@ -79,5 +79,6 @@ def test_results_come_back_in_pixels_of_the_image_given():
     (back,) = transform().eval().postprocess([result], [(60, 80)], [(30, 20)])
     torch.testing.assert_close(back["boxes"], torch.tensor([[2.5, 10.0, 7.5, 20.0]]))
     torch.testing.assert_close(back["keypoints"], torch.tensor([[[2.5, 10.0, 1.0]]]))
-    assert back["masks"].shape == (1, 1, 30, 20)
-    assert back["masks"][0, 0, 15, 5] == 1 and back["masks"][0, 0, 25, 15] == 0
+    mask = back["masks"].pasted()
+    assert mask.shape == (1, 1, 30, 20)
+    assert mask[0, 0, 15, 5] == 1 and mask[0, 0, 25, 15] == 0
