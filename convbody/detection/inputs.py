@@ -38,25 +38,28 @@ class InputError(ConvbodyError, ValueError):
 
 
 def check_images(images: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> None:
-    """Raises InputError unless ``images`` are float tensors (3, H, W), RGB in [0, 1], on one device.
+    """Raises InputError unless ``images`` are tensors (3, H, W), RGB, on one device.
 
-    ``dtype`` is that of the model's weights, which images share.
+    ``dtype`` is that of the model's weights. Images are of it, in [0, 1]; a float32 model takes uint8, too.
     """
     if len(images) == 0:
         raise InputError("the batch has no image")
     for index, image in enumerate(images):
         if not isinstance(image, Tensor):
-            raise InputError(f"image {index} is a {type(image).__name__}; give a float tensor (3, H, W)")
+            raise InputError(f"image {index} is a {type(image).__name__}; give a tensor (3, H, W)")
         if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f"image {index} has shape {tuple(image.shape)}; give (3, H, W), RGB")
-        if not image.is_floating_point():
-            raise InputError(f"image {index} is {_name(image.dtype)}; give floats in [0, 1], RGB")
-        if image.dtype != dtype:
+        if not image.is_floating_point() and image.dtype != torch.uint8:
+            raise InputError(f"image {index} is {_name(image.dtype)}; give floats in [0, 1] or uint8, RGB")
+        if image.dtype != dtype and (image.dtype, dtype) != (torch.uint8, torch.float32):
             raise InputError(f"image {index} is {_name(image.dtype)}, the model {_name(dtype)}; convert one")
-    largest = torch.stack([image.abs().amax() for image in images])
+    floats = {index: image for index, image in enumerate(images) if image.is_floating_point()}
+    if not floats:
+        return
+    largest = torch.stack([torch.stack(image.aminmax()).abs().amax() for image in floats.values()])
     if bool((largest <= _LARGEST_VALUE).all()):  # False for NaN, too
         return
-    for index, value in enumerate(largest.tolist()):
+    for index, value in zip(floats, largest.tolist(), strict=True):
         if not value <= _LARGEST_VALUE:
             problem = f"values up to {value:g}" if value < float("inf") else "a value that is not finite"
             raise InputError(f"image {index} has {problem}; give floats in [0, 1], RGB")

@@ -6,7 +6,7 @@ of 28 x 28 cells and a run-length code take a few kilobytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -123,21 +123,30 @@ class PastedMasks:
 
 
 class EncodedMasks:
-    """Masks as COCO's compressed run-length codes."""
+    """Masks as codes, of which ``decode`` makes uint8 (H, W): COCO's compressed run lengths by default."""
 
-    def __init__(self, codes: Sequence[RunLengths], size: Size) -> None:
-        self.codes, self.size = list(codes), size
+    def __init__(
+        self, codes: Sequence[Any], size: Size, decode: Callable[[Any], np.ndarray] = coco_mask.decode
+    ) -> None:
+        self.codes, self.size, self.decode = list(codes), size, decode
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def part(self, index: int) -> Part:
         """Mask ``index``, uint8."""
-        return Part(0, 0, torch.from_numpy(coco_mask.decode(self.codes[index])))
+        return Part(0, 0, torch.from_numpy(self.decode(self.codes[index])))
 
     def take(self, indices: Tensor) -> EncodedMasks:
         """Those of ``indices``."""
-        return EncodedMasks([self.codes[index] for index in indices.tolist()], self.size)
+        return EncodedMasks([self.codes[index] for index in indices.tolist()], self.size, self.decode)
+
+    def pasted(self) -> Tensor:
+        """All of them, uint8 (N, H, W)."""
+        whole = torch.zeros(len(self), *self.size, dtype=torch.uint8)
+        for mask, code in zip(whole, self.codes, strict=True):
+            mask[:] = torch.from_numpy(self.decode(code))
+        return whole
 
 
 def masks_of(output: Mapping[str, Any]) -> Masks | None:

@@ -32,7 +32,7 @@ class Detector(nn.Module):
         """Losses or detections of a batch.
 
         Args:
-            images: float (3, H, W) each, RGB in [0, 1]; sizes may differ.
+            images: (3, H, W) each, RGB, floats in [0, 1] or uint8; sizes may differ.
             targets: in training, per image boxes float (N, 4) xyxy in pixels and labels int64 (N,) from 1;
                 for the heads that need them, masks uint8 (N, H, W), keypoints float (N, K, 3). N may be 0.
 

@@ -59,8 +59,7 @@ def predict(
             print(f"error: {error}", file=sys.stderr)
             failures += 1
             continue
-        image = functional.to_dtype(functional.pil_to_tensor(picture), scale=True)
-        image = image.to(next(model.parameters()).device)
+        image = functional.pil_to_tensor(picture).to(next(model.parameters()).device)
         output = run_model(model, [image], autocast_dtype(cfg))[0]
         drawing = draw_detections(
             picture, output, names, score_threshold=score_threshold, mask_threshold=mask_threshold

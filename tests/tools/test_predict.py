@@ -6,6 +6,7 @@ import json
 import logging
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -155,6 +156,21 @@ def test_mistakes_are_one_line_and_exit_status_2(arguments, capsys, images, chan
     assert printed.startswith("error: ")
     assert message in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_photograph_with_a_hundred_masks_fits_into_two_gigabytes(made, arguments, tmp_path):
+    Image.effect_noise((4000, 3000), 60).convert("RGB").save(tmp_path / "photo.jpg")
+    words = [str(ROOT / "tools" / "predict.py"), str(tmp_path / "photo.jpg"), "--score", "0"]
+    options = ["--output", str(tmp_path), *arguments, "MODEL.ROI_HEADS.SCORE_THRESH", "0.0"]
+    code = (
+        f"import resource, subprocess, sys; subprocess.run({[sys.executable, *words, *options]}, check=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "photo_detections.json").read_text())["detections"]
+    assert len(found) == 100 and all(entry["segmentation"]["size"] == [3000, 4000] for entry in found)
+    assert int(done.stdout.split()[-1]) < 2_000_000  # KiB
 
 
 def test_weights_of_another_detector_are_refused(made, arguments, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from convbody.detection.data.annotations import (
 )
 from convbody.detection.data.labels import category_labels, classes_of
 from convbody.detection.data.records import Annotation, Category, ImageRecord
+from convbody.detection.masks import EncodedMasks
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -93,6 +95,18 @@ class CocoDataset(Dataset[Sample]):
         """The file of image ``index``."""
         return self.image_dir / self.images[index].file_name
 
+    def picture(self, index: int) -> Image:
+        """Image ``index`` alone, 8-bit RGB. Raises DataError as ``dataset[index]`` does."""
+        path, record = self.image_path(index), self.images[index]
+        picture = read_rgb(path)
+        expected = (record.width, record.height)
+        if picture.size != expected:
+            raise DataError(
+                f"image {path} is {picture.width}x{picture.height}, and {self.ann_file} says "
+                f"{expected[0]}x{expected[1]}"
+            )
+        return picture
+
     def objects(self, index: int) -> list[Annotation]:
         """The annotations of image ``index`` in the file's order, crowds among them."""
         return [*map(annotation_record, self.coco.imgToAnns.get(self.images[index].id, []))]
@@ -107,8 +121,19 @@ class CocoDataset(Dataset[Sample]):
         The image is uint8. Boxes and masks are tv_tensors, and so are the keypoints' ``points`` (N, K, 2),
         which come apart from their ``visibility`` (N, K). Without ``crowd``, crowds are left out.
         """
-        picture = self._read(index)
-        width, height = picture.size
+        picture = self.picture(index)
+        target = self._target(index, crowd)
+        if "masks" in target:
+            target["masks"] = tv_tensors.Mask(target["masks"].pasted())
+        return tv_tensors.Image(functional.pil_to_tensor(picture)), target
+
+    def truth(self, index: int) -> dict[str, Any]:
+        """The target of ``dataset[index]``, without reading the image; ``masks`` are EncodedMasks."""
+        return _plain_target(self._target(index, crowd=True))
+
+    def _target(self, index: int, crowd: bool) -> dict[str, Any]:
+        record = self.images[index]
+        canvas = height, width = record.height, record.width
         annotations = [
             annotation
             for annotation in self.objects(index)
@@ -118,7 +143,6 @@ class CocoDataset(Dataset[Sample]):
         labels = [self.category_to_label[annotation.category_id] for annotation in annotations]
         areas = [annotation.area for annotation in annotations]
         crowds = [int(annotation.iscrowd) for annotation in annotations]
-        canvas = (height, width)
         target: dict[str, Any] = {
             "boxes": tv_tensors.BoundingBoxes(
                 torch.from_numpy(boxes.reshape(-1, 4)), format="XYXY", canvas_size=canvas
@@ -126,39 +150,25 @@ class CocoDataset(Dataset[Sample]):
             "labels": torch.tensor(labels, dtype=torch.int64),
             "area": torch.tensor(areas, dtype=torch.float32),
             "iscrowd": torch.tensor(crowds, dtype=torch.int64),
-            "image_id": self.images[index].id,
+            "image_id": record.id,
             "file_name": str(self.image_path(index)),
         }
         if self.with_masks:
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(self._masks(annotations, height, width)))
+            target["masks"] = EncodedMasks(annotations, canvas, partial(self._mask, canvas))
         if self.keypoint_names:
             keypoints = torch.from_numpy(self._keypoints(annotations))
             target["points"] = tv_tensors.KeyPoints(keypoints[..., :2].clone(), canvas_size=canvas)
             target["visibility"] = keypoints[..., 2].clone()
-        return tv_tensors.Image(functional.pil_to_tensor(picture)), target
+        return target
 
-    def _read(self, index: int) -> Image:
-        path, record = self.image_path(index), self.images[index]
-        picture = read_rgb(path)
-        expected = (record.width, record.height)
-        if picture.size != expected:
+    def _mask(self, size: tuple[int, int], annotation: Annotation) -> np.ndarray:
+        try:
+            return decode_mask(annotation.segmentation, *size)
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"image {path} is {picture.width}x{picture.height}, and {self.ann_file} says "
-                f"{expected[0]}x{expected[1]}"
-            )
-        return picture
-
-    def _masks(self, annotations: list[Annotation], height: int, width: int) -> np.ndarray:
-        masks = np.zeros((len(annotations), height, width), np.uint8)
-        for mask, annotation in zip(masks, annotations, strict=True):
-            try:
-                mask[:] = decode_mask(annotation.segmentation, height, width)
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(
-                    f"an annotation of image {annotation.image_id} in {self.ann_file} has no mask to train "
-                    f"on: {error}"
-                ) from error
-        return masks
+                f"an annotation of image {annotation.image_id} in {self.ann_file} has no mask to train on: "
+                f"{error}"
+            ) from error
 
     def _keypoints(self, annotations: list[Annotation]) -> np.ndarray:
         count = len(self.keypoint_names)
@@ -182,12 +192,17 @@ class CocoDataset(Dataset[Sample]):
 
 def plain(image: Tensor, target: Mapping[str, Any]) -> Sample:
     """What ``load`` or a transform gives, as the plain tensors that a detector takes."""
+    image = functional.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True)
+    return image, _plain_target(target)
+
+
+def _plain_target(target: Mapping[str, Any]) -> dict[str, Any]:
     target = dict(target)
     if "points" in target:
         points, visibility = target.pop("points").as_subclass(Tensor), target.pop("visibility")
         keypoints = torch.cat([points, visibility[..., None]], dim=-1)
         target["keypoints"] = keypoints * (visibility > 0)[..., None]
-    for key, value in target.items():
-        if isinstance(value, Tensor):
-            target[key] = value.as_subclass(Tensor)
-    return functional.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True), target
+    return {
+        key: value.as_subclass(Tensor) if isinstance(value, Tensor) else value
+        for key, value in target.items()
+    }

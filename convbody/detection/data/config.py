@@ -17,7 +17,7 @@ def input_defaults() -> dict[str, Any]:
         "MIN_SIZE_RANGE_TRAIN": (-1, -1),
         # Longest side of a training image, pixels; wins over the short side.
         "MAX_SIZE_TRAIN": 1333,
-        # The same two for testing.
+        # The same two for testing; a short side of 0 leaves images in their own size.
         "MIN_SIZE_TEST": 800,
         "MAX_SIZE_TEST": 1333,
         # Per channel, in the order and range that TO_BGR255 gives: BGR 0-255, or RGB 0-1.

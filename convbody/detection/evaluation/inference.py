@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from convbody.detection.data import CocoDataset
 from convbody.detection.masks import EncodedMasks, encode, masks_of
@@ -19,9 +20,9 @@ from convbody.detection.model import Detector
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
+_PIXELS_AHEAD = 50_000_000  # of images loaded and waiting, 3 bytes each
 
 Record = dict[str, Any]
-Sample = tuple[Tensor, dict[str, Any]]
 
 
 def detect(
@@ -47,9 +48,9 @@ def detect(
     started = last_line = time.monotonic()
     try:
         for batch in _batches(zip(indices, _load_ahead(dataset, indices, workers), strict=True), batch_size):
-            images = [image.to(device) for _, (image, _) in batch]
-            for (index, (_, target)), output in zip(batch, run_model(model, images, dtype), strict=True):
-                image_id = int(target["image_id"])
+            images = [image.to(device) for _, image in batch]
+            for (index, _), output in zip(batch, run_model(model, images, dtype), strict=True):
+                image_id = dataset.images[index].id
                 records = coco_records(output, image_id, dataset.label_to_category, mask_threshold)
                 # A class that the data set does not have is not asked for.
                 found[index] = (image_id, [each for each in records if each["category_id"] is not None])
@@ -70,7 +71,7 @@ def detect(
 
 
 def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> list[dict[str, Any]]:
-    """Detections of a batch, as float32 and integer tensors on the CPU; nothing is kept for a backward pass.
+    """Detections of a batch (uint8, RGB), as float32 and integer tensors on the CPU, without a graph.
 
     Masks of our detectors come as BoxMasks, those of other models as they give them.
 
@@ -80,6 +81,8 @@ def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> lis
     detect: Callable[[list[Tensor]], list[dict[str, Any]]] = model
     if isinstance(model, Detector) and type(model).forward is Detector.forward:
         detect = model.detections
+    else:
+        images = [to_dtype(image, torch.float32, scale=True) for image in images]
     low = dtype != torch.float32
     with torch.no_grad(), torch.autocast(images[0].device.type, dtype if low else None, enabled=low):
         outputs = detect(images)
@@ -144,17 +147,26 @@ def output_of_records(records: Sequence[Record], label_to_category: Mapping[int,
     return output
 
 
-def _load_ahead(dataset: CocoDataset, indices: Sequence[int], workers: int) -> Iterator[Sample]:
-    """The samples in order, a few loaded ahead by threads: an error reaches the caller as it was raised."""
+def _load_ahead(dataset: CocoDataset, indices: Sequence[int], workers: int) -> Iterator[Tensor]:
+    """The images, uint8, in order, a few loaded ahead by threads: an error is raised as it was there."""
+
+    def load(index: int) -> Tensor:
+        return pil_to_tensor(dataset.picture(index))
+
     threads = max(1, workers)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Sample]] = deque()
+        waiting: deque[tuple[Future[Tensor], int]] = deque()
+        pixels = 0
         for index in indices:
-            waiting.append(pool.submit(dataset.__getitem__, index))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
+            record = dataset.images[index]
+            waiting.append((pool.submit(load, index), record.width * record.height))
+            pixels += waiting[-1][1]
+            while len(waiting) > 2 * threads or (len(waiting) > 1 and pixels > _PIXELS_AHEAD):
+                future, size = waiting.popleft()
+                pixels -= size
+                yield future.result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
 
 
 def _batches(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -79,8 +79,7 @@ class AugmentedRCNN(GeneralizedRCNN):
 
     def _look(self, images: Sequence[Tensor], view: View, first_sizes: Sequence[Size]) -> list[Candidates]:
         """Candidates of one view, in pixels of images of ``first_sizes`` (height, width)."""
-        transform = self.transform.resizing_to(view.short, view.longest)
-        batch, _ = transform([image.flip(-1) for image in images] if view.flip else list(images))
+        batch, _ = self.transform.of_view(view.short, view.longest, view.flip)(images)
         seen = []
         candidates = self.candidates(batch, self.backbone(batch.tensors))
         for (boxes, scores), size, first in zip(candidates, batch.image_sizes, first_sizes, strict=True):

@@ -58,7 +58,7 @@ def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> li
     drawn = []
     objects = [len(dataset.objects(position)) for position in range(len(dataset))]
     for group, position in choose(list(result.image_f1.values()), objects, each):
-        image, target = dataset[position]
+        image, target = dataset.picture(position), dataset.truth(position)
         image_id = image_ids[position]
         records = [record for record in result.predictions if record["image_id"] == image_id]
         output = output_of_records(records, dataset.label_to_category)

@@ -12,7 +12,7 @@ GOOD = torch.linspace(0, 1, 3 * 8 * 8).view(3, 8, 8)
         (torch.rand(1, 8, 8), r"image 1 has shape \(1, 8, 8\)"),
         (torch.rand(3, 8), r"image 1 has shape \(3, 8\)"),
         (torch.rand(3, 0, 8), r"image 1 has shape \(3, 0, 8\)"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), "image 1 is uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "image 1 is int64"),
         (GOOD.double(), "image 1 is float64, the model float32"),
         (GOOD * 255, "image 1 has values up to 2"),
         (GOOD * float("nan"), "image 1 has a value that is not finite"),
@@ -24,6 +24,11 @@ def test_an_image_that_is_none_is_named(image, message):
     with pytest.raises(InputError, match=message) as caught:
         check_images([GOOD, image])
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_are_for_float32_models():
+    with pytest.raises(InputError, match="image 0 is uint8, the model float64"):
+        check_images([(GOOD * 255).to(torch.uint8)], torch.float64)
 
 
 def test_an_empty_batch_is_refused():
@@ -51,7 +56,7 @@ EMPTY = {
 
 
 def test_good_and_empty_targets_pass():
-    check_images([GOOD, GOOD * 1.5 - 0.2])
+    check_images([GOOD, GOOD * 1.5 - 0.2, (GOOD * 255).to(torch.uint8)])
     check_targets([GOOD, GOOD], [target(), EMPTY], NEEDS)
 
 

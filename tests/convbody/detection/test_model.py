@@ -53,6 +53,17 @@ def test_detections_follow_the_convention(kind, small_detector, batch):
             assert output["keypoints_scores"].shape == (count, 3)
 
 
+def test_detections_are_what_a_call_gives_with_masks_left_in_their_boxes(kind, small_detector, batch):
+    images, _ = batch
+    model = small_detector(kind).eval()
+    with torch.no_grad():
+        for compact, output in zip(model.detections(images), model(images), strict=True):
+            assert compact.keys() == output.keys()
+            for name, value in output.items():
+                compared = compact[name].pasted() if name == "masks" else compact[name]
+                assert torch.equal(compared, value)
+
+
 def test_a_batch_without_objects_gives_every_parameter_a_finite_gradient(kind, small_detector, batch):
     images, targets = batch
     model = small_detector(kind)

@@ -61,6 +61,20 @@ def test_padding_is_zero_at_the_right_and_bottom_and_as_configured():
     assert (batch.tensors[:, :, :30, :60] != 0).any()
 
 
+def test_a_short_side_of_zero_leaves_images_in_their_own_size():
+    change = transform("INPUT.MIN_SIZE_TEST", 0).eval()
+    image = torch.rand(3, 300, 40)  # longer than MAX_SIZE_TEST
+    batch, _ = change([image])
+    assert batch.image_sizes == [(300, 40)]
+    assert torch.equal(batch.tensors[0, :, :300, :40], change.normalize(image))
+
+
+def test_bytes_are_the_floats_that_they_stand_for():
+    image = torch.randint(256, (3, 20, 30), dtype=torch.uint8)
+    change = transform().eval()
+    torch.testing.assert_close(change([image])[0].tensors, change([image / 255])[0].tensors)
+
+
 def test_shrinking_averages_instead_of_picking_pixels():
     stripes = torch.zeros(3, 240, 240)
     stripes[:, :, ::2] = 1.0

@@ -85,6 +85,26 @@ def test_masks_come_from_polygons_and_run_lengths(make_dataset):
         np.testing.assert_array_equal(decoded.numpy(), mask)
 
 
+def test_the_truth_of_an_image_is_there_without_the_image(make_dataset):
+    ann_file = make_dataset(
+        [
+            {
+                "image_id": 1,
+                "category_id": 3,
+                "bbox": [5, 10, 20, 10],
+                "segmentation": [[5, 10, 25, 10, 25, 20]],
+            }
+        ]
+    )
+    dataset = CocoDataset(ann_file.parent / "images", ann_file, masks=True)
+    _, target = dataset[0]
+    (ann_file.parent / "images" / "1.png").unlink()
+    truth = dataset.truth(0)
+    assert truth.keys() == target.keys()
+    assert torch.equal(truth["boxes"], target["boxes"]) and type(truth["boxes"]) is torch.Tensor
+    assert torch.equal(truth["masks"].part(0).pasted((30, 40)), target["masks"][0])
+
+
 def test_crowds_can_be_left_out(make_dataset):
     ann_file = make_dataset(
         [
