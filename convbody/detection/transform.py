@@ -48,7 +48,7 @@ class DetectionTransform(GeneralizedRCNNTransform):
         self.mirrored = False
 
     def of_view(self, short: int, longest: int, mirrored: bool) -> DetectionTransform:
-        """The same transform with other sizes for testing, pixels, and, ``mirrored``, left and right swapped."""
+        """The same with other sizes for testing, pixels; with ``mirrored``, left and right change places."""
         other = copy.copy(self)
         other.min_size, other.max_size, other.mirrored = (short,), longest, mirrored
         return other
