@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.build import CONV_BODY, BodyAndNeck, build_backbone
-from backbones.contract_parallel import check_data_parallel
+from backbones.contract_parallel import check_data_parallel, is_worker
 from backbones.freeze import FREEZE_KEY
 from backbones.spec import Backbone, FeatureInfo
 from registry import Config, ConfigError, ConvbodyError, load_cfg
@@ -26,8 +26,7 @@ def assert_backbone_contract(
     The clauses: features are as feature_info says; any image size and a batch of none work; building twice
     with one seed gives one network; its state dict restores it; every trainable parameter gets a gradient;
     frozen stages stand still in training; two data-parallel processes train it to the same weights (skipped
-    without ``data_parallel``: it takes seconds, as it starts processes; a script needs ``if __name__ ==
-    "__main__"``).
+    without ``data_parallel``: it takes seconds, as it starts processes).
 
     Args:
         name: a CONV_BODY name, registered or composed.
@@ -36,7 +35,10 @@ def assert_backbone_contract(
 
     Raises:
         AssertionError: which clause failed, and what was seen.
+        ConvbodyError: the backbone cannot be built, or processes of their own cannot import it.
     """
+    if is_worker():
+        return  # the script of a check that runs already
     if cfg is None:
         cfg = load_cfg(None, [CONV_BODY, name, *opts])
     elif opts:

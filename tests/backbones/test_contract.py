@@ -1,5 +1,10 @@
 """Every name keeps the contract, and a backbone that breaks a clause is told which."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +13,7 @@ from backbones import Backbone, FeatureInfo, assert_backbone_contract
 from backbones.listing import backbone_names
 from registry import BACKBONES, BODIES
 
+ROOT = Path(__file__).resolve().parents[2]
 NARROW = ("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 32)
 FAST = ("R-18-C4", "R-18-FPN-RETINANET")
 # Every body under one neck, and every neck on one body: a neck sees of a body what its features say.
@@ -174,8 +180,40 @@ def test_a_good_backbone_passes(monkeypatch):
     ],
 )
 def test_a_broken_clause_is_named(monkeypatch, kind, clause):
-    with pytest.raises(AssertionError, match=f"Case.*{clause.split('.*')[0]}"):
+    with pytest.raises(AssertionError, match=rf"Case.*{clause}"):
         check(monkeypatch, kind, data_parallel=False)
+
+
+OWN = """
+from torch import nn
+from backbones import Backbone, FeatureInfo, assert_backbone_contract
+from registry import BODIES
+
+@BODIES.register("Own")
+class Own(Backbone):
+    feature_info = (FeatureInfo("only", 4, 2),)
+    def __init__(self, cfg):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    def forward(self, x):
+        return [self.conv(x)]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["script", "stdin"])
+@pytest.mark.parametrize("name", ["R-18-C4", "Own"])
+def test_a_script_without_a_main_guard_and_a_repl(tmp_path, way, name):
+    code = f"{OWN if name == 'Own' else 'from backbones import assert_backbone_contract'}"
+    code += f"\nassert_backbone_contract({name!r})\nprint('checked')\n"
+    (tmp_path / "own.py").write_text(code)
+    command = [sys.executable, "own.py"] if way == "script" else [sys.executable]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=tmp_path, env=env)
+    if name == "Own" and way == "stdin":
+        assert "ConvbodyError: Own is defined in" in done.stderr and "data_parallel=False" in done.stderr
+    else:
+        assert done.stdout.strip() == "checked", done.stderr
 
 
 @pytest.mark.slow
