@@ -114,9 +114,10 @@ def main() -> None:
     parser.add_argument("--least-score", type=float, default=0.5, help="of the boxes whose move is measured")
     args = cli.parse(parser)
     cfg = cli.load_config(args)
-    model = load_trained(cfg, args.weights).cpu()
+    trained = load_trained(cfg, args.weights)
+    model = trained.model.cpu()
     for name in cfg.DATASETS.TEST:
-        dataset = build_test_dataset(cfg, name)
+        dataset = build_test_dataset(cfg, name, trained.known)
         ours = evaluate(model, dataset, cfg, name)
         with published_reading(model):
             theirs = evaluate(model, dataset, cfg, name)

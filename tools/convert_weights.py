@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     file = read_weights(args.source)
     converted = convert(file.tensors, args.to, args.origin)
-    write_tensors(converted.state, args.target, args.to, file.contract)
+    write_tensors(converted.state, args.target, args.to, file.contract, file.notes)
     print(f"{len(converted.state)} tensors from names of {converted.source} to {args.to}: {args.target}")
     for name in converted.left_out:
         print(f"left out: {name}", file=sys.stderr)

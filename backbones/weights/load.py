@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from backbones.weights.contract import check_contract
 from backbones.weights.lineages import LINEAGES
 from backbones.weights.places import body_prefix, deformable_slots, places
-from backbones.weights.read import counts, read_weights
+from backbones.weights.read import Names, counts, read_weights
 from backbones.weights.report import LoadReport, grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed
 from backbones.weights.source import KEY, address
@@ -22,7 +22,14 @@ from registry import Config, ConfigError
 ENOUGH = 0.9
 
 
-def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None) -> LoadReport:
+#: Makes a tensor of a file one for the module: (name in the module, tensor, what the module has, notes of the
+#: file, its lineage) -> tensor.
+Adapt = Callable[[str, Tensor, Tensor, Mapping[str, Names], str], Tensor]
+
+
+def load_weights(
+    module: nn.Module, path: str | Path, cfg: Config | None = None, adapt: Adapt | None = None
+) -> LoadReport:
     """Fills ``module``, a backbone or a detector, from a ``.pth``, ``.pkl`` or ``.safetensors`` file.
 
     The file may hold a detector, a training checkpoint (``{"model": ...}``), a backbone (``body.*``,
@@ -30,7 +37,7 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
     A plain convolution fills the one inside a deformable convolution, whose offsets stay as they are.
     What does not fit is left as it was and reported. ``path`` may also be an address or a name, as
     ``source.local_file`` takes them. ``cfg`` is held to what the weights expect of it (see ``contract``), and
-    tells errors where things were set.
+    tells errors where things were set. ``adapt`` may change a tensor before it is looked whether it fits.
 
     Raises:
         ConfigError: no such file, a file that holds no tensors, one that gives less than 90 % of the tensors
@@ -49,6 +56,8 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
                 unexpected.append(name)
             continue
         tensor = changed(tensor, reading.renamed[name])
+        if adapt is not None:
+            tensor = adapt(own, tensor, target[own], file.notes, reading.lineage.name)
         if tensor.shape != target[own].shape:
             wrong_shape.append((own, tuple(tensor.shape), tuple(target[own].shape)))
         else:
@@ -67,6 +76,7 @@ def load_weights(module: nn.Module, path: str | Path, cfg: Config | None = None)
         tuple(wrong_shape),
         file.contract,
         initialised,
+        file.notes,
     )
     _require_enough(module, target, report, cfg)
     _refuse_deeper(reading, report, cfg)

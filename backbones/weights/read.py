@@ -6,7 +6,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 #: Where a file of ours says what its weights expect: a key of a checkpoint, or of safetensors' metadata.
 CONTRACT = "contract"
 
+#: Names of what an output stands for; None where it stands for nothing.
+Names = tuple[str | None, ...]
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -34,10 +37,12 @@ class WeightFile:
     Attributes:
         tensors: by name, out of a checkpoint's wrapping and without data-parallel prefixes.
         contract: what the file says of itself, else what its address or its names tell; None: not known.
+        notes: lists of names that it has beside its tensors.
     """
 
     tensors: dict[str, Tensor]
     contract: WeightContract | None
+    notes: Mapping[str, Names] = field(default_factory=dict)
 
 
 def read_weights(path: str | Path, cfg: Config | None = None) -> WeightFile:
@@ -71,12 +76,17 @@ def read_weights(path: str | Path, cfg: Config | None = None) -> WeightFile:
     }
     if not state:
         raise ConfigError(f"{weight} holds no named tensors", KEY, cfg)
-    return WeightFile(state, own or known_contract(weight, state))
+    return WeightFile(state, own or known_contract(weight, state), notes_of(content))
 
 
 def read_tensors(path: str | Path, cfg: Config | None = None) -> dict[str, Tensor]:
     """The tensors alone of what ``read_weights`` gives, which see."""
     return read_weights(path, cfg).tensors
+
+
+def notes_of(content: Mapping[Any, Any]) -> dict[str, Names]:
+    """The lists of names in the content of a file."""
+    return {name: tuple(value) for name, value in content.items() if _are_names(value)}
 
 
 def counts(name: str) -> bool:
@@ -87,10 +97,21 @@ def counts(name: str) -> bool:
 def _content(file: Path) -> Mapping[Any, Any]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:
-            record = (opened.metadata() or {}).get(CONTRACT)
-        return {**load_file(file), **({CONTRACT: json.loads(record)} if record else {})}
+            record = {name: _json_or_text(value) for name, value in (opened.metadata() or {}).items()}
+        return {**record, **load_file(file)}
     content = read_pickle(file) if file.suffix == ".pkl" else _torch_content(file)
     return content if isinstance(content, Mapping) else {}
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str | None) for each in value)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _torch_content(file: Path) -> Any:

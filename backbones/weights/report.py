@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from backbones.weights.contract import WeightContract
 
@@ -22,6 +22,7 @@ class LoadReport:
         contract: what the weights expect of a config; None: nothing is known.
         initialised: names in the module of what predicts the offsets of deformable convolutions, left as they
             were, because the file has plain convolutions in their places.
+        notes: lists of names that the file has beside its tensors.
     """
 
     file: str
@@ -32,6 +33,7 @@ class LoadReport:
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     contract: WeightContract | None = None
     initialised: tuple[str, ...] = ()
+    notes: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from backbones.weights.contract import WeightContract
 from backbones.weights.lineages import LINEAGES, OURS
-from backbones.weights.read import CONTRACT, counts
+from backbones.weights.read import CONTRACT, Names, counts
 from backbones.weights.report import grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed
 from registry import ConvbodyError
@@ -80,12 +81,16 @@ def recognised(names: Collection[str]) -> Lineage:
 
 
 def write_tensors(
-    state: Mapping[str, Tensor], file: Path, lineage: str, contract: WeightContract | None = None
+    state: Mapping[str, Tensor],
+    file: Path,
+    lineage: str,
+    contract: WeightContract | None = None,
+    notes: Mapping[str, Names] = MappingProxyType({}),
 ) -> None:
     """Writes a ``.pth``, ``.safetensors`` or ``.pkl`` file as programs of the lineage read it.
 
-    ``contract``, what the weights expect of a config, is written with them where there is a place for it:
-    everywhere but in a ``.pth`` of a lineage that wants its tensors bare.
+    ``contract``, what the weights expect of a config, and ``notes``, lists of names, are written with them
+    where there is a place for it: everywhere but in a ``.pth`` of a lineage that wants its tensors bare.
 
     Raises:
         ConvbodyError: another suffix, or a file that cannot be written.
@@ -94,7 +99,8 @@ def write_tensors(
         raise ConvbodyError(f"weights are written to {', '.join(SUFFIXES)} files, not to {file}")
     # Tensors that share memory are written one by one.
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
-    record = {CONTRACT: contract.record()} if contract else {}
+    record: dict[str, Any] = {name: list(names) for name, names in notes.items()}
+    record |= {CONTRACT: contract.record()} if contract else {}
     try:
         if file.suffix == ".pth":
             torch.save({"model": tensors, **record} if lineage in _UNDER_MODEL else tensors, file)

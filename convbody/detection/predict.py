@@ -47,7 +47,8 @@ def predict(
     """
     setup_logging(stream=sys.stderr)  # stdout is for what is found
     files = list(find_images(images))
-    model, names = load_trained(cfg, weights), class_names(cfg)
+    trained = load_trained(cfg, weights)
+    model, names = trained.model, class_names(cfg, trained)
     require_finite(model)
     mask_threshold = cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD
     output_dir = Path(output_dir)

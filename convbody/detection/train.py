@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.weights import deferred_init, load_weights
 from backbones.weights.contract import contract_of
 from backbones.weights.read import CONTRACT
+from convbody.detection.coco_names import assumed_names
 from convbody.detection.data import (
     Known,
     build_train_batches,
@@ -27,6 +28,7 @@ from convbody.detection.evaluation.run import evaluation_folder
 from convbody.detection.model import Detector, build_detector
 from convbody.detection.report import write_report
 from convbody.training import distributed
+from convbody.training.class_rows import CLASSES, KEYPOINTS, ByName, class_rows
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
 from registry import Config
@@ -54,7 +56,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     batches = build_train_batches(cfg, train_sets)
     known = Known(train_sets[0].classes, train_sets[0].keypoint_names, f"data set {cfg.DATASETS.TRAIN[0]!r}")
     test_sets = open_test_sets(cfg, known) if cfg.DATASETS.TEST else {}
-    model = build_initial_detector(cfg)
+    model = build_initial_detector(cfg, known)
     check_class_count(cfg, model.needs, train_sets[0])
     latest: dict[str, EvaluationResult] = {}
 
@@ -71,7 +73,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         output_dir=output_dir,
         evaluate=evaluate if cfg.DATASETS.TEST else None,
         stages=model.backbone.stages(),
-        notes={CONTRACT: contract.record()} if (contract := contract_of(cfg)) else None,
+        notes=_notes(cfg, model, known),
         resume=resume,
     )
     if cfg.DATASETS.TEST and not result.interrupted:
@@ -84,16 +86,22 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     return result
 
 
-def build_initial_detector(cfg: Config) -> Detector:
-    """The detector with the weights a run starts from: random ones by SEED, then those of MODEL.WEIGHT."""
+def build_initial_detector(cfg: Config, known: Known | None = None) -> Detector:
+    """The detector with the weights a run starts from: random ones by SEED, then those of MODEL.WEIGHT.
+
+    Of a file with other classes than ``known``, what belongs to classes of the same names is taken.
+    """
     torch.manual_seed(cfg.SEED)
     if not cfg.MODEL.WEIGHT:
         return build_detector(cfg)
     with deferred_init():
         model = build_detector(cfg)
-        report = load_weights(model, cfg.MODEL.WEIGHT, cfg)
+        names = {} if known is None else {CLASSES: known.classes, KEYPOINTS: tuple(known.keypoints)}
+        by_name = ByName(class_rows(model), names, assumed_names)
+        report = load_weights(model, cfg.MODEL.WEIGHT, cfg, by_name)
     if distributed.is_main():
         logger.info("%s", report)
+        by_name.report(report.file)
     return model
 
 
@@ -112,6 +120,16 @@ def detector_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def image_ids(batch: Batch) -> list[str]:
     """The data set's ids of the images in a batch."""
     return [str(int(target["image_id"])) for target in batch[1]]
+
+
+def _notes(cfg: Config, model: Detector, known: Known) -> dict[str, Any]:
+    """What every file with this run's weights says of them."""
+    notes: dict[str, Any] = {}
+    if (contract := contract_of(cfg)) is not None:
+        notes[CONTRACT] = contract.record()
+    if model.needs.num_classes is not None:
+        notes |= {CLASSES: list(known.classes), KEYPOINTS: list(known.keypoints)}
+    return notes
 
 
 def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]:

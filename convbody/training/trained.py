@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from backbones.weights import load_weights
 from backbones.weights.contract import WeightContract, check_contract
-from backbones.weights.read import CONTRACT
+from backbones.weights.lineages import OURS
+from backbones.weights.read import CONTRACT, Names, notes_of
 from backbones.weights.source import KEY
 from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
 from registry import Config, ConvbodyError
@@ -33,8 +34,16 @@ def named_weights(cfg: Config) -> str | None:
     return cfg.MODEL.WEIGHT if given or not (folder.best.exists() or folder.files()) else None
 
 
-def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | None = None) -> str:
-    """Fills ``model`` with trained weights, all of it, and returns the name of their file, which is logged.
+class TrainedWeights(NamedTuple):
+    """The file that a model's weights are from, the code base whose names it has, and its lists of names."""
+
+    file: str
+    lineage: str
+    notes: Mapping[str, Names]
+
+
+def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | None = None) -> TrainedWeights:
+    """Fills ``model`` with trained weights, all of it, and says where they are from, which is logged.
 
     They are those of ``weights``, any file that MODEL.WEIGHT may name; without it, of MODEL.WEIGHT where
     ``named_weights`` says that it counts; else of the run in OUTPUT_DIR: its best checkpoint, or the newest
@@ -45,60 +54,52 @@ def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | No
             or weights that were trained with other settings than those of ``cfg``.
     """
     named = None if weights is not None else named_weights(cfg)
-    file: Path | str
     if weights is not None:
-        file = weights
-        contract = _load_whole(model, weights, None)
+        used, contract = _load_whole(model, weights, None)
     elif named is not None:
-        file = named
-        contract = _load_whole(model, named, cfg)
+        used, contract = _load_whole(model, named, cfg)
     else:
-        file, state, contract = _run_weights(cfg)
-        _check_fit(model.state_dict(), state, file)
+        path, payload = _run_payload(cfg)
+        state = payload.get("ema") or payload["model"]
+        _check_fit(model.state_dict(), state, path)
         model.load_state_dict(state)
+        record = payload.get(CONTRACT)
+        contract = WeightContract.from_record(record) if record is not None else None
+        used = TrainedWeights(str(path), OURS.name, notes_of(payload))
     if contract is not None:
-        check_contract(contract, cfg, str(file))
-    logger.info("weights of %s", file)
-    return str(file)
+        check_contract(contract, cfg, used.file)
+    logger.info("weights of %s", used.file)
+    return used
 
 
-def _load_whole(model: nn.Module, file: Path | str, cfg: Config | None) -> WeightContract | None:
+def _load_whole(
+    model: nn.Module, file: Path | str, cfg: Config | None
+) -> tuple[TrainedWeights, WeightContract | None]:
     report = load_weights(model, file, cfg)
     if not report.is_complete:
         raise ConvbodyError(
             f"{report.file} does not hold all weights of this model, and what it lacks is not trained: "
             f"{report.summary()}; name a file of the whole model, and use the config that it was trained with"
         )
-    return report.contract
+    return TrainedWeights(str(file), report.lineage, report.notes), report.contract
 
 
 def _checkpoints(cfg: Config) -> CheckpointFolder:
     return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", keep=0)
 
 
-def _run_weights(cfg: Config) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
-    """The file with the weights to use of a run, these, averaged where there is an average, and what they
-    expect of a config.
-    """
+def _run_payload(cfg: Config) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of a run to use, and what it holds: the best one, or the newest."""
     folder = _checkpoints(cfg)
     if folder.best.exists():
-        return _used(folder.best, read_checkpoint(folder.best))
+        return folder.best, read_checkpoint(folder.best)
     newest = folder.newest_readable()
     if newest is None:
         raise ConvbodyError(
             f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a trained run, or name a file "
             f"of trained weights in {KEY}"
         )
-    return _used(*newest)
-
-
-def _used(path: Path, payload: dict[str, Any]) -> tuple[Path, dict[str, Tensor], WeightContract | None]:
-    record = payload.get(CONTRACT)
-    return (
-        path,
-        payload.get("ema") or payload["model"],
-        WeightContract.from_record(record) if record is not None else None,
-    )
+    return newest
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convbody.detection.data import CocoDataset, make_synthetic
 from convbody.detection.evaluation import evaluate
+from convbody.detection.inputs import TargetNeeds
 from convbody.training.distributed import rank
 from registry import Config, load_cfg
 
@@ -49,6 +50,7 @@ class OracleDetector(nn.Module):
     def __init__(self, dataset: CocoDataset, blind_to: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
+        self.needs = TargetNeeds(len(dataset.classes) + 1)
         self.blind_to = blind_to
         samples = [dataset[index] for index in range(len(dataset))]
         self.targets = {_fingerprint(image): (i, target) for i, (image, target) in enumerate(samples)}

@@ -28,7 +28,7 @@ from convbody.detection.data.annotations import (
     index_annotations,
     read_annotations,
 )
-from convbody.detection.data.labels import category_labels, classes_of
+from convbody.detection.data.labels import category_labels, classes_of, shown
 from convbody.detection.data.records import Annotation, Category, ImageRecord
 from convbody.detection.masks import EncodedMasks
 
@@ -78,7 +78,7 @@ class CocoDataset(Dataset[Sample]):
         self.images: Sequence[ImageRecord] = [*map(image_record, self.coco.dataset["images"])]
         self.categories = tuple(map(category_record, self.coco.dataset["categories"]))
         self.classes = tuple(classes_of(self.categories, labels_by_id) if classes is None else classes)
-        self.class_names = ["unused" if name is None else name for name in self.classes]
+        self.class_names = shown(self.classes)
         self.category_to_label = category_labels(self.categories, self.classes)
         self.label_to_category = {label: category for category, label in self.category_to_label.items()}
         self.with_masks = masks

@@ -45,3 +45,8 @@ def category_labels(categories: Sequence[Category], classes: ClassNames) -> dict
     """Category id -> label, for the categories whose names are among ``classes``."""
     labels = labels_by_name(classes, FIRST_LABEL)
     return {key: labels[name] for key, name in class_names(categories).items() if name in labels}
+
+
+def shown(classes: ClassNames) -> list[str]:
+    """The names as text, for people: a label that no class has is "unused"."""
+    return ["unused" if name is None else name for name in classes]

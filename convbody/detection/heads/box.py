@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torchvision.models.detection import faster_rcnn
 
 from backbones.layers.norm import norm_from_cfg
+from convbody.training.class_rows import ClassRows, layer_rows
 from registry import Config
 
 
@@ -72,8 +73,11 @@ class BoxPredictor(faster_rcnn.FastRCNNPredictor):
     def __init__(self, cfg: Config, in_channels: int) -> None:
         classes = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
         super().__init__(in_channels, classes)
+        self.class_rows = layer_rows("cls_score", ClassRows(background=True))
         if cfg.MODEL.CLS_AGNOSTIC_BBOX_REG:
             self.bbox_pred = nn.Linear(in_channels, 2 * 4)  # of the background, unused, and of the object
+        else:
+            self.class_rows |= layer_rows("bbox_pred", ClassRows(width=4, background=True))
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)

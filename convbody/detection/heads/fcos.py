@@ -12,6 +12,7 @@ from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, z
 from convbody.detection.heads.options import class_count, count_limit, overlap_limit
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
+from convbody.training.class_rows import ClassRows, layer_rows
 from registry import Config, ConfigError
 
 _NORM_GROUPS = 32  # of the group norm in torchvision's towers
@@ -50,6 +51,7 @@ class FCOS(DenseDetector, fcos.FCOS):
             detections_per_img=None,  # detect() counts
             topk_candidates=node.PRE_NMS_TOP_N,
         )
+        self.class_rows = layer_rows("head.classification_head.cls_logits", ClassRows())
         self.limit = count_limit(cfg.TEST.DETECTIONS_PER_IMG)
         self.transform = DetectionTransform(cfg, backbone.size_divisibility)
         self.needs = TargetNeeds(classes, class_key="MODEL.FCOS.NUM_CLASSES")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchvision.models.detection import keypoint_rcnn
 
+from convbody.training.class_rows import KEYPOINTS, ClassRows
 from registry import Config
 
 
@@ -24,3 +25,8 @@ class KeypointRCNNPredictor(keypoint_rcnn.KeypointRCNNPredictor):
 
     def __init__(self, cfg: Config, in_channels: int) -> None:
         super().__init__(in_channels, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES)
+        # A transposed convolution has its outputs along the second axis.
+        self.class_rows = {
+            "kps_score_lowres.weight": ClassRows(axis=1, of=KEYPOINTS),
+            "kps_score_lowres.bias": ClassRows(of=KEYPOINTS),
+        }

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import mask_rcnn
 
 from backbones.layers.norm import norm_from_cfg
+from convbody.training.class_rows import ClassRows, layer_rows
 from registry import Config, ConfigError
 
 
@@ -34,6 +35,7 @@ class MaskRCNNC4Predictor(mask_rcnn.MaskRCNNPredictor):
             )
         hidden, classes = cfg.MODEL.ROI_MASK_HEAD.CONV_LAYERS[-1], cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
         super().__init__(in_channels, hidden, classes)
+        self.class_rows = layer_rows("mask_fcn_logits", ClassRows(background=True))
         nn.init.zeros_(self.conv5_mask.bias)
         nn.init.zeros_(self.mask_fcn_logits.bias)
 
@@ -50,6 +52,7 @@ class MaskRCNNConv1x1Predictor(nn.Module):
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         self.mask_fcn_logits = conv
+        self.class_rows = layer_rows("mask_fcn_logits", ClassRows(background=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask logits."""

@@ -16,6 +16,7 @@ from convbody.detection.heads.dense import DenseDetector, refuse_region_heads, z
 from convbody.detection.heads.options import class_count, count_limit, iou_thresholds, overlap_limit
 from convbody.detection.inputs import Target, TargetNeeds
 from convbody.detection.transform import DetectionTransform
+from convbody.training.class_rows import ClassRows, layer_rows
 from registry import Config
 
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # scales of the published regression targets
@@ -33,6 +34,7 @@ class RetinaNetHead(nn.Module):
         self.classification_head = retinanet.RetinaNetClassificationHead(
             in_channels, num_anchors, node.NUM_CLASSES - 1, node.PRIOR_PROB
         )
+        self.class_rows = layer_rows("classification_head.cls_logits", ClassRows(groups=num_anchors))
         self.regression_head = retinanet.RetinaNetRegressionHead(in_channels, num_anchors)
         for tower in (self.classification_head, self.regression_head):
             tower.conv = _tower(in_channels, node.NUM_CONVS)

@@ -12,7 +12,7 @@ from products import Products
 
 from backbones.weights.contract import contract_of
 from backbones.weights.read import read_weights
-from convbody.detection.data import make_synthetic
+from convbody.detection.data import find_dataset, make_synthetic
 from convbody.detection.evaluation import evaluate_checkpoint
 from convbody.detection.heads.registries import META_ARCHITECTURES
 from convbody.detection.inputs import TargetNeeds
@@ -20,7 +20,7 @@ from convbody.detection.model import Detector
 from convbody.detection.train import build_initial_detector, train_detector
 from convbody.detection.trained import load_trained
 from convbody.detection.transform import DetectionTransform
-from registry import ConfigError, ConvbodyError, load_cfg
+from registry import Config, ConfigError, ConvbodyError, load_cfg
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "synthetic"
@@ -143,6 +143,37 @@ def test_a_trained_detector_says_what_its_weights_expect(small_cfg, file):
     ):
         with pytest.raises(ConfigError, match="was trained with other settings"):
             refused()
+
+
+def with_other_classes(cfg, tmp_path, change):
+    """The config with a test set whose categories ``change`` makes of the old ones."""
+    entry = find_dataset(cfg, "synthetic_test")
+    content = json.loads(entry.ann_file.read_text())
+    content["categories"] = change(content["categories"])
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    place = {"image_dir": str(entry.image_dir), "ann_file": str(tmp_path / "other.json")}
+    cfg.DATASETS.CATALOG["synthetic_test"] = Config(place)
+    return cfg
+
+
+def test_a_trained_detector_is_tested_on_classes_of_its_names(small_cfg, tmp_path):
+    cfg = small_cfg("faster_rcnn")
+    trained = train_detector(cfg)
+    folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
+    for file in ("iter_0000002.pth", "best.pth"):
+        assert read_weights(folder / file).notes["classes"] == ("circle", "square", "triangle")
+    turned = with_other_classes(small_cfg("faster_rcnn"), tmp_path, lambda categories: categories[::-1])
+    (result,) = evaluate_checkpoint(turned).values()
+    assert result.metrics == trained.metrics
+    assert [row["class"] for row in result.per_class] == ["triangle", "square", "circle"]
+
+    def renamed(categories):
+        return [{**each, "name": each["name"].replace("circle", "disc")} for each in categories]
+
+    other = with_other_classes(small_cfg("faster_rcnn"), tmp_path, renamed)
+    words = r"has the classes disc, square, triangle, and .*best\.pth circle, square, triangle, without disc"
+    with pytest.raises(ConfigError, match=words):
+        evaluate_checkpoint(other)
 
 
 def test_resuming_a_finished_or_a_broken_off_run(small_cfg, tmp_path):

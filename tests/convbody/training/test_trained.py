@@ -52,7 +52,7 @@ def load(tmp_path):
             path.write_text(load_cfg(None, [*options, "MODEL.WEIGHT", str(named)]).dump())
             options = []
         model = network()
-        file = load_trained_weights(model, load_cfg(path, options), weights)
+        file = load_trained_weights(model, load_cfg(path, options), weights).file
         values = {tensor.flatten()[0].item() for tensor in model.state_dict().values()}
         assert len(values) == 1
         return values.pop(), file.rpartition("/")[2]

@@ -16,6 +16,8 @@ from convbody.detection.evaluation.expected import (
 )
 from convbody.detection.evaluation.scoring import metric_names
 from convbody.detection.train import train_detector
+from convbody.detection.trained import Trained
+from convbody.training.trained import TrainedWeights
 from registry import ConfigError
 
 
@@ -97,7 +99,7 @@ def test_an_entry_that_cannot_be_checked_stops_the_run_before_it_starts(shapes, 
 
 def test_a_failed_evaluation_has_written_its_results(shapes, tmp_path, monkeypatch):
     cfg = expecting(shapes, ["shapes", "box", "AP", 0.5, 0.01], opts=["OUTPUT_DIR", str(tmp_path)])
-    oracle = OracleDetector(open_shapes(shapes, cfg))
+    oracle = Trained(OracleDetector(open_shapes(shapes, cfg)), TrainedWeights("w.pth", "convbody", {}))
     monkeypatch.setattr(checkpoint_module, "load_trained", lambda cfg, weights: oracle)
     with pytest.raises(UnexpectedResultError, match=r"wanted 0.5000, got 1.0000, range 0.4600 to 0.5400"):
         evaluate_checkpoint(cfg)
