@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backbones.ops.deform_conv_checks import check_arguments
-from backbones.ops.deform_conv_reference import deform_conv2d_reference, gradients
+from backbones.ops.deform_conv_reference import (
+    deform_conv2d_reference,
+    gradients,
+    in_reach,
+    tap_positions,
+)
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -82,7 +88,20 @@ def _for_torchvision(
         input.new_zeros(weight.shape[0]) if bias is None else bias,
     ]
     tensors = [tensor.float() if tensor.dtype in _HALF else tensor for tensor in tensors]
+    tensors[2] = _tame(tensors[2], input.shape[2:], weight.shape[2:], options)
     return (*(t.contiguous() for t in tensors), *options, groups, offset_groups, mask is not None)
+
+
+def _tame(offset: Tensor, size: Sequence[int], kernel: Sequence[int], options: tuple[int, ...]) -> Tensor:
+    """``offset`` with all samples that see nothing moved two pixels outside the image.
+
+    There torchvision, too, has no gradient for them. It has one where they lie a pixel outside, and those
+    that are not finite make it read where there is no image.
+    """
+    taps = tap_positions(offset, kernel, options)
+    offset = offset.unflatten(1, (-1, *taps.shape[:2]))
+    sees = in_reach(offset + taps, size).unsqueeze(3)
+    return torch.where(sees, offset, -2 - taps).flatten(1, 3)
 
 
 def memory_format(like: Tensor) -> torch.memory_format:

@@ -6,6 +6,7 @@ differentiable any number of times, backwards and forwards, on every device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,13 +38,8 @@ def deform_conv2d_reference(
     deformable_groups = offset.shape[1] // (2 * taps)
     groups = channels // group_channels
 
-    ys, xs = offset.unflatten(1, (deformable_groups, taps, 2)).unbind(3)  # each (N, G, taps, Ho, Wo)
-    rows = _positions(offset, kernel[0], out_height, *options[0::2])
-    columns = _positions(offset, kernel[1], out_width, *options[1::2])
-    ys = ys + rows.repeat_interleave(kernel[1], 0)[:, :, None]
-    xs = xs + columns.repeat(kernel[0], 1)[:, None]
-
-    samples = _bilinear(input.unflatten(1, (deformable_groups, -1)), ys, xs)  # (N, G, C / G, taps, Ho, Wo)
+    places = offset.unflatten(1, (deformable_groups, taps, 2)) + tap_positions(offset, kernel, options)
+    samples = _bilinear(input.unflatten(1, (deformable_groups, -1)), places)  # (N, G, C / G, taps, Ho, Wo)
     if mask is not None:
         samples = samples * mask.view(batch, deformable_groups, 1, taps, out_height, out_width)
     patches = samples.reshape(batch, groups, group_channels * taps, out_height * out_width)
@@ -77,22 +73,39 @@ def gradients(
     return found[0], found[1], found[2], input.new_empty(0) if mask is None else found[3]
 
 
+def tap_positions(offset: Tensor, kernel: Sequence[int], options: tuple[int, ...]) -> Tensor:
+    """Where the taps lie that no offset moves, (y, x) in input pixels: (kh * kw, 2, Ho, Wo)."""
+    height, width = offset.shape[2:]
+    rows = _positions(offset, kernel[0], height, *options[0::2]).repeat_interleave(kernel[1], 0)
+    columns = _positions(offset, kernel[1], width, *options[1::2]).repeat(kernel[0], 1)
+    rows, columns = rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)
+    return torch.stack((rows, columns), dim=1)
+
+
+def in_reach(places: Tensor, size: Sequence[int]) -> Tensor:
+    """Which of ``places`` (N, G, taps, 2, Ho, Wo) see an image of (height, width): bool (N, G, taps, Ho, Wo).
+
+    Those at or below -1, at or above the size, or not a number do not.
+    """
+    ys, xs = places.unbind(3)
+    return (ys > -1) & (ys < size[0]) & (xs > -1) & (xs < size[1])
+
+
 def _positions(like: Tensor, kernel: int, size: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """Where the taps of an ordinary convolution lie along one axis, in input pixels: (kernel, size)."""
+    """The taps of an ordinary convolution along one axis, in input pixels: (kernel, size)."""
     tap = torch.arange(kernel, device=like.device, dtype=like.dtype) * dilation
     start = torch.arange(size, device=like.device, dtype=like.dtype) * stride - padding
     return tap[:, None] + start
 
 
-def _bilinear(image: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    """Values of ``image`` (N, G, C, H, W) at ``ys``, ``xs`` (N, G, ...), in pixels: (N, G, C, ...).
+def _bilinear(image: Tensor, places: Tensor) -> Tensor:
+    """Values of ``image`` (N, G, C, H, W) at ``places`` (N, G, taps, 2, Ho, Wo): (N, G, C, taps, Ho, Wo).
 
-    Outside the image it is zero; a sample at or below -1, at or above the size, or not a number is zero and
-    has no gradient.
+    Outside the image it is zero; a sample out of reach is zero and has no gradient.
     """
     height, width = image.shape[-2:]
-    near = (ys > -1) & (ys < height) & (xs > -1) & (xs < width)
-    ys, xs = torch.where(near, ys, 0), torch.where(near, xs, 0)
+    near = in_reach(places, (height, width))
+    ys, xs = (torch.where(near, place, 0) for place in places.unbind(3))
     top, left = ys.detach().floor(), xs.detach().floor()
     flat = image.flatten(3)
     shape = (*image.shape[:3], *ys.shape[2:])

@@ -58,6 +58,18 @@ class Case:
             draw(self.batch, taps, *out_size).sigmoid() if self.mask else None,
         ]
 
+    def edges(self, wild: bool) -> list[Tensor | None]:
+        """The same with offsets that are multiples of half a pixel; every fifth ``wild``."""
+        tensors = self.tensors()
+        offset = tensors[1]
+        assert offset is not None
+        offset.mul_(2).round_().div_(2)
+        if wild:
+            odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e9, -1e30], dtype=torch.float64)
+            every_fifth = offset.view(-1)[::5]
+            every_fifth.copy_(odd.repeat(len(every_fifth))[: len(every_fifth)])
+        return tensors
+
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(low, high), st.integers(low, high))

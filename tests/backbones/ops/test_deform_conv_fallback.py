@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backbones.ops import deform_conv_fallback as fallback
-from backbones.ops.deform_conv_checks import ArgumentError
+from backbones.ops.checks import ArgumentError
 from backbones.ops.deform_conv_reference import deform_conv2d_reference, gradients
 
 
@@ -17,13 +17,15 @@ def path(request, monkeypatch):
     return request.param
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), channels_last=st.booleans(), deterministic=st.booleans())
 def test_values_gradients_and_layouts_are_those_of_the_extension(
     cases, path, data, channels_last, deterministic
 ):
     case = data.draw(cases)
-    x, offset, weight, bias, mask = case.tensors()
+    offsets = data.draw(st.sampled_from(["between pixels", "on the edges", "wild"]))
+    tensors = case.tensors() if offsets == "between pixels" else case.edges(offsets == "wild")
+    x, offset, weight, bias, mask = tensors
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     out = fallback.forward(x, offset, weight, bias, mask, *case.options)
     torch.testing.assert_close(out, deform_conv2d_reference(x, offset, weight, bias, mask, case.options))
