@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from backbones.layers.norm import frozen_affine
 from backbones.layers.quick_conv import finished, is_plain
 from backbones.layers.recompute import watched
+from backbones.ops.autocast import autocast_dtype
 from backbones.ops.fused_conv import flipped, fused_conv2d, gradient_of_weight, quick_here, serves, suits
 
 
@@ -42,9 +43,9 @@ def frozen_conv_norm(
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return finished(F.conv2d(x, _scaled(conv.weight, scale), shift, *options), residual, relu)
     if conv.weight.requires_grad and torch.is_grad_enabled():
-        device = x.device.type
-        if x.dtype is torch.float32 and torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
+        dtype = autocast_dtype(x.device.type)
+        if x.dtype is torch.float32 and dtype is not None:
+            x = x.to(dtype)
         out: Tensor = _ScaledConv.apply(x, conv.weight, scale, shift, options)
         return finished(out, residual, relu)
     return _convolve(x, _kept_product(conv, scale), shift, options, residual, relu)

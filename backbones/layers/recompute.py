@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from backbones.ops.autocast import autocast_dtype
 from registry import Config, ConfigError
 
 RECOMPUTE_KEY = "MODEL.RECOMPUTE"
@@ -64,9 +65,7 @@ class _NotKept:
         self._around: _Hooks | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
         self._recipe = recipe
         self._inputs = [self._keep(tensor) for tensor in inputs]
-        device = tensors[0].device.type
-        enabled = torch.is_autocast_enabled(device)
-        self._autocast = torch.autocast(device, torch.get_autocast_dtype(device), enabled)
+        self._autocast = _autocast_of_now(tensors[0].device.type)
         self._uses: list[int] = []  # of each tensor saved: which of the tensors it is a view of
         self._made: dict[int, Tensor] = {}  # by use, until it is asked for
 
@@ -101,6 +100,13 @@ class _NotKept:
     def _run(self) -> list[Tensor]:
         with torch.enable_grad(), self._autocast:  # as in the forward pass, so that the same code runs
             return [each.detach() for each in self._recipe(*map(_unpack, self._inputs))]
+
+
+def _autocast_of_now(device: str) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    dtype = autocast_dtype(device)
+    return torch.autocast(device, dtype, enabled=dtype is not None)
 
 
 def _unpack(kept: Callable[[], Tensor]) -> Tensor:
