@@ -19,7 +19,10 @@ struct RoIGeometry {
 // What half types are computed in, and the others as they are.
 inline ScalarType wide_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
 
-inline void check_rois(const Tensor& images, const Tensor& rois) {
+// Samples per bin and direction that may be asked for: each costs time, even where there is no pixel.
+inline constexpr int64_t kMostSamples = 256;
+
+inline void check_rois(const Tensor& images, const Tensor& rois, int64_t sampling_ratio) {
   const auto type = images.scalar_type();
   STD_TORCH_CHECK(
       type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
@@ -33,11 +36,15 @@ inline void check_rois(const Tensor& images, const Tensor& rois) {
       torch::headeronly::toString(rois.scalar_type()), " but must be of type ",
       torch::headeronly::toString(wide_type(type)), " or of the input's, ", torch::headeronly::toString(type));
   STD_TORCH_CHECK(rois.device() == images.device(), "roi_align: the input and the boxes are on different devices");
+  STD_TORCH_CHECK(
+      sampling_ratio <= kMostSamples, "roi_align: sampling_ratio is ", sampling_ratio, " but must be at most ",
+      kMostSamples);
 }
 
 // Returns the layout of the input.
-inline MemoryFormat check_roi_input(const Tensor& input, const Tensor& rois, int64_t rows, int64_t columns) {
-  check_rois(input, rois);
+inline MemoryFormat check_roi_input(
+    const Tensor& input, const Tensor& rois, int64_t rows, int64_t columns, int64_t sampling_ratio) {
+  check_rois(input, rois, sampling_ratio);
   STD_TORCH_CHECK(
       input.dim() == 4 && (rois.size(0) == 0 || input.size(2) * input.size(3) > 0),
       "roi_align: the input must have 4 dimensions and at least one pixel, not the shape ", shape_of(input));
@@ -47,8 +54,9 @@ inline MemoryFormat check_roi_input(const Tensor& input, const Tensor& rois, int
 }
 
 inline void check_roi_grad(
-    const Tensor& grad, const Tensor& rois, int64_t batch, int64_t channels, int64_t height, int64_t width) {
-  check_rois(grad, rois);
+    const Tensor& grad, const Tensor& rois, int64_t batch, int64_t channels, int64_t height, int64_t width,
+    int64_t sampling_ratio) {
+  check_rois(grad, rois, sampling_ratio);
   STD_TORCH_CHECK(
       grad.dim() == 4 && grad.size(0) == rois.size(0) && grad.size(1) == channels,
       "roi_align: the gradient has shape ", shape_of(grad), " for boxes of shape ", shape_of(rois), " and ", channels,

@@ -16,6 +16,7 @@ from torch.autograd.function import Function, once_differentiable
 
 import backbones.ops.activated_norm_registrations  # noqa: F401  (declares the operators)
 from backbones.ops.activated_norm_fallback import wide
+from backbones.ops.checks import check_devices
 from registry import ConvbodyError
 
 #: Activations that can be undone. ``slope`` is that of leaky_relu left of zero; the others have none.
@@ -47,7 +48,9 @@ def activated_batch_norm(
 
     Raises:
         ConvbodyError: fewer than two values per channel in this process.
+        ArgumentError: tensors on different devices.
     """
+    check_devices("activated_norm", input=x, weight=weight, bias=bias)
     require_statistics(x)
     parameters = weight.to(wide(x)), bias.to(wide(x))
     out: tuple[Tensor, Tensor, Tensor] = _ActivatedBatchNorm.apply(

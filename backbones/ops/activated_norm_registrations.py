@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from backbones.ops import activated_norm_fallback as fallback
+from backbones.ops.checks import check_devices
 from backbones.ops.library import absent
 
 #: Those of csrc/library.cpp.
@@ -43,15 +44,23 @@ def _fake_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register_fake("convbody::activated_norm", lib=_library)
-def _fake_forward(input: Tensor, *_: object) -> Tensor:
+def _fake_forward(
+    input: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *_: object
+) -> Tensor:
+    check_devices("activated_norm", input=input, mean=mean, var=var, weight=weight, bias=bias)
     return torch.empty_like(input, memory_format=fallback.memory_format(input))
 
 
 @register_fake("convbody::activated_norm_sums", lib=_library)
-def _fake_sums(grad: Tensor, output: Tensor, *_: object) -> Tensor:
+def _fake_sums(grad: Tensor, output: Tensor, weight: Tensor, bias: Tensor, *_: object) -> Tensor:
+    check_devices("activated_norm", output=output, grad=grad, weight=weight, bias=bias)
     return output.new_empty(2, output.shape[1], dtype=fallback.wide(output))
 
 
 @register_fake("convbody::activated_norm_backward", lib=_library)
-def _fake_backward(grad: Tensor, output: Tensor, *_: object) -> Tensor:
+def _fake_backward(
+    grad: Tensor, output: Tensor, var: Tensor, weight: Tensor, bias: Tensor, means: Tensor, *_: object
+) -> Tensor:
+    tensors = {"grad": grad, "var": var, "weight": weight, "bias": bias, "means": means}
+    check_devices("activated_norm", output=output, **tensors)
     return torch.empty_like(output, memory_format=fallback.memory_format(output))

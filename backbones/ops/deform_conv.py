@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops import deform_conv_registrations as _  # noqa: F401  (declares the operator)
+from backbones.ops.autocast import autocast_dtype
 from backbones.ops.deform_conv_checks import check_arguments
 
 
@@ -42,9 +43,8 @@ def deform_conv2d(
         ArgumentError: shapes, types, devices or numbers that do not fit each other; says which.
     """
     options = (*_pair(stride), *_pair(padding), *_pair(dilation))
-    device = input.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(input.device.type)
+    if dtype is not None:
         input, offset, weight = (_cast(tensor, dtype) for tensor in (input, offset, weight))
         bias, mask = (None if tensor is None else _cast(tensor, dtype) for tensor in (bias, mask))
     check_arguments(input, offset, weight, bias, mask, options)

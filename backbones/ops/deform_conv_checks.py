@@ -7,14 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from registry import ConvbodyError
+from backbones.ops.checks import ArgumentError
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _OPTIONS = ("stride", "stride", "padding", "padding", "dilation", "dilation")
-
-
-class ArgumentError(ConvbodyError, ValueError):
-    """Tensors or numbers that an operator cannot work on."""
 
 
 def check_arguments(

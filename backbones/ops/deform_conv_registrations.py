@@ -16,6 +16,7 @@ from torch.autograd.function import Function
 from torch.library import Library, register_fake, register_vmap
 
 from backbones.ops import deform_conv_fallback as fallback
+from backbones.ops.checks import check_devices
 from backbones.ops.deform_conv_reference import deform_conv2d_reference, gradients
 from backbones.ops.library import absent
 
@@ -44,6 +45,7 @@ _backward = torch.ops.convbody.deform_conv2d_backward.default
 def _fake(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, *options: int
 ) -> Tensor:
+    check_devices("deform_conv2d", input=input, offset=offset, weight=weight, bias=bias, mask=mask)
     shape = (input.shape[0], weight.shape[0], *offset.shape[2:])
     return torch.empty(
         shape, dtype=input.dtype, device=input.device, memory_format=fallback.memory_format(input)
@@ -54,6 +56,7 @@ def _fake(
 def _fake_backward(
     grad: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *options: Any
 ) -> tuple[Tensor, ...]:
+    check_devices("deform_conv2d", input=input, offset=offset, weight=weight, mask=mask, grad=grad)
     grad_input = torch.empty_like(input, memory_format=fallback.memory_format(input))
     others = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (offset, weight)]
     return (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
+from backbones.ops.checks import check_devices
 from backbones.ops.library import absent
 
 _COMPILED = absent("cpu") is None
@@ -79,7 +80,11 @@ def fused_conv2d(
 
     Returns:
         (N, D, H, W), channels_last.
+
+    Raises:
+        ArgumentError: tensors on different devices.
     """
+    check_devices("fused_conv2d", input=x, weight=weight, bias=bias, residual=residual)
     out: Tensor = torch.ops.convbody.fused_conv2d(x, weight, bias, residual, relu)
     return out
 
@@ -103,6 +108,7 @@ def gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, options: Any) ->
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+    check_devices("fused_conv2d", input=x, weight=weight, bias=bias, residual=residual)
     shape = (x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 

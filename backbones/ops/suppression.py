@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
+from backbones.ops.checks import check_devices
 from backbones.ops.library import absent
 
 _COMPILED = absent("cpu") is None
@@ -25,7 +26,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         boxes: (N, 4) xyxy, float64 or float32.
         scores: (N,), of the type of the boxes. Equal ones are taken in their order, NaN before all others.
         iou_threshold: intersection over union.
+
+    Raises:
+        ArgumentError: tensors on different devices.
     """
+    check_devices("nms", boxes=boxes, scores=scores)
     if not _serves(boxes, scores):
         from torchvision import ops
 
@@ -37,15 +42,20 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """``nms`` within each of the groups that ``idxs`` (N,), integers, tells apart; threads share the groups.
 
-    As ``torchvision.ops.batched_nms``, which serves where ``torchvision.ops.nms`` would.
+    As ``torchvision.ops.batched_nms``, which serves where ``torchvision.ops.nms`` would. Of no boxes none
+    are kept, whatever the rest is.
+
+    Raises:
+        ArgumentError: tensors on different devices.
     """
+    if boxes.numel() == 0:
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    check_devices("batched_nms", boxes=boxes, scores=scores, idxs=idxs)
     if not _serves(boxes, scores):
         from torchvision import ops
 
         kept: Tensor = ops.batched_nms(boxes, scores, idxs, iou_threshold)
         return kept
-    if boxes.numel() == 0:
-        return torch.empty(0, dtype=torch.int64)
     if boxes.numel() <= _FEW:
         apart = idxs.to(boxes) * (boxes.max() + 1)
         return _best(boxes + apart[:, None], scores, None, iou_threshold)
@@ -72,6 +82,7 @@ def _best(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float
 
 
 def _fake(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
+    check_devices("nms", boxes=boxes, groups=groups)
     return boxes.new_empty(boxes.shape[0], dtype=torch.bool)
 
 

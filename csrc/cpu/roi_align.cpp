@@ -245,7 +245,7 @@ Tensor checked_rois(const Tensor& rois, ScalarType wide, int64_t batch) {
 Tensor roi_align(
     const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height, int64_t pooled_width,
     int64_t sampling_ratio, bool aligned) {
-  const auto format = check_roi_input(input, rois, pooled_height, pooled_width);
+  const auto format = check_roi_input(input, rois, pooled_height, pooled_width, sampling_ratio);
   const auto type = input.scalar_type(), wide = wide_type(type);
   const RoIGeometry g{input.size(0), input.size(1), input.size(2), input.size(3), rois.size(0),
                       pooled_height, pooled_width,  format == MemoryFormat::ChannelsLast};
@@ -263,7 +263,7 @@ Tensor roi_align(
 Tensor roi_align_backward(
     const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t batch, int64_t channels, int64_t height,
     int64_t width, int64_t sampling_ratio, bool aligned, bool channels_last) {
-  check_roi_grad(grad, rois, batch, channels, height, width);
+  check_roi_grad(grad, rois, batch, channels, height, width, sampling_ratio);
   const auto type = grad.scalar_type(), wide = wide_type(type);
   const RoIGeometry g{batch, channels, height, width, rois.size(0), grad.size(2), grad.size(3), channels_last};
   const Tensor grads = torch::stable::contiguous(torch::stable::to(grad, wide));

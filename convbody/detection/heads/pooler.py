@@ -11,6 +11,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from backbones import Backbone
 from backbones.ops import roi_align
+from backbones.ops.regions import MOST_SAMPLES
 from registry import Config, ConfigError
 from registry.config import is_default
 from registry.tree import value_of
@@ -53,9 +54,15 @@ def build_pooler(cfg: Config, head: str, backbone: Backbone) -> Pooler:
     """The pooler of ``head``, a section such as "MODEL.ROI_BOX_HEAD".
 
     Raises:
-        ConfigError: a scale that is no feature map's.
+        ConfigError: a scale that is no feature map's, or more samples than RoIAlign takes.
     """
     node = value_of(cfg, head)
+    if node.POOLER_SAMPLING_RATIO > MOST_SAMPLES:
+        raise ConfigError(
+            f"a cell takes at most {MOST_SAMPLES} samples per direction; 2 is usual, 0 is one for each pixel",
+            f"{head}.POOLER_SAMPLING_RATIO",
+            cfg,
+        )
     key = f"{head}.POOLER_SCALES"
     if is_default(cfg, key):
         levels = _default_levels(backbone)

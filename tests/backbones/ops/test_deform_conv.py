@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.ops import deform_conv2d
-from backbones.ops.deform_conv_checks import ArgumentError
+from backbones.ops.checks import ArgumentError
 from backbones.ops.deform_conv_reference import deform_conv2d_reference
 from registry import ConvbodyError
 
@@ -66,6 +66,17 @@ def test_the_input_may_be_channels_last_and_other_tensors_anything(new_case):
     out = call(case, x.to(**CHANNELS_LAST).requires_grad_(), *others)
     assert out.is_contiguous(**CHANNELS_LAST) and not out.is_contiguous()
     assert wanted.is_contiguous()
+
+
+@settings(max_examples=40)
+@given(data=st.data(), wild=st.booleans())
+def test_samples_on_pixels_on_the_border_and_beyond_it(cases, data, wild):
+    """Where the derivative jumps, all agree on the side that counts; what sees nothing moves nothing."""
+    case = data.draw(cases)
+    tensors = case.edges(wild)
+    own = with_gradients(lambda *t: call(case, *t), tensors)
+    wanted = with_gradients(lambda *t: deform_conv2d_reference(*t, case.options), tensors)
+    torch.testing.assert_close(own, wanted, atol=1e-11, rtol=1e-11)
 
 
 def test_an_empty_batch(new_case):

@@ -1,5 +1,7 @@
 """RoIAlign against torchvision's operator, and what only ours does."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from torch.library import opcheck
 from torchvision import ops
 
 from backbones.ops import regions, roi_align
+from backbones.ops.checks import ArgumentError
 from backbones.ops.library import absent
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -135,10 +138,9 @@ def test_boxes_without_sense_are_zeros_and_take_no_time(layout):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rois": torch.tensor([[2.0, 0, 0, 1, 1]])}, "box 0 is of image 2 in a batch of 2"),
-        ({"rois": torch.tensor([[torch.nan, 0, 0, 1, 1]])}, "box 0 is of image nan"),
-        ({"rois": torch.zeros(3, 4)}, r"must have shape \(K, 5\), not \(3, 4\)"),
-        ({"rois": torch.zeros(3, 5).double()}, "boxes are of type Double but must be of type Float or of"),
+        ({"boxes": torch.tensor([[2.0, 0, 0, 1, 1]])}, "box 0 is of image 2 in a batch of 2"),
+        ({"boxes": torch.tensor([[torch.nan, 0, 0, 1, 1]])}, "box 0 is of image nan"),
+        ({"boxes": torch.zeros(3, 5).double()}, "boxes are of type Double but must be of type Float or of"),
         ({"input": torch.zeros(2, 3, 4)}, r"4 dimensions and at least one pixel, not the shape \(2, 3, 4\)"),
         ({"input": torch.zeros(2, 3, 0, 4)}, r"at least one pixel, not the shape \(2, 3, 0, 4\)"),
         ({"input": torch.zeros(2, 3, 4, 4).int()}, "Int but must be float64, float32, float16 or bfloat16"),
@@ -146,9 +148,104 @@ def test_boxes_without_sense_are_zeros_and_take_no_time(layout):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, message):
-    arguments = {"input": torch.zeros(2, 3, 4, 4), "rois": torch.zeros(1, 5), "output_size": 2, **changes}
+    arguments = {"input": torch.zeros(2, 3, 4, 4), "boxes": torch.zeros(1, 5), "output_size": 2, **changes}
     with pytest.raises(RuntimeError, match=message):
         roi_align(**arguments)
+
+
+@pytest.fixture(params=["the extension", "torchvision"])
+def serving(request, monkeypatch):
+    if request.param == "torchvision":
+        monkeypatch.setattr(regions, "_COMPILED", False)
+    elif absent("cpu"):
+        pytest.skip(f"the extension is absent: {absent('cpu')}")
+
+
+def test_the_signature_is_torchvisions():
+    ours, theirs = (inspect.signature(function).parameters for function in (roi_align, ops.roi_align))
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_boxes_may_come_in_a_list(serving, dtype):
+    x, rois = draw(7, 3, 4, (9, 8), 6, dtype)
+    rois[:, 0] = torch.tensor([0, 0, 2, 2, 2, 2])  # none in the second image
+    boxes = [rois[rois[:, 0] == image, 1:] for image in range(3)]
+    wanted = roi_align(x, rois, (2, 3))
+    for same in (boxes, tuple(boxes)):
+        torch.testing.assert_close(roi_align(x, boxes=same, output_size=[2, 3]), wanted, atol=0, rtol=0)
+    assert roi_align(x, [], 2).shape == (0, 4, 2, 2)
+    if dtype is not torch.bfloat16:
+        torch.testing.assert_close(wanted, ops.roi_align(x, boxes, (2, 3)), atol=1e-5, rtol=1e-5)
+
+
+def test_the_number_of_an_image_is_exact_in_every_type(serving):
+    x = torch.arange(300.0).view(-1, 1, 1, 1).half()
+    boxes = [torch.tensor([[0, 0, 1, 1]], dtype=torch.bfloat16)] * 300
+    assert roi_align(x, boxes, 1).flatten().tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("boxes", [torch.float32, torch.bfloat16, torch.float16])
+def test_under_autocast_it_computes_in_float32_as_torchvision(serving, inputs, boxes):
+    x, rois = draw(8, 2, 5, (9, 8), 4)
+    x, rois = x.to(inputs), rois.to(boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, grad = with_gradient(roi_align, x, rois, 3, 0.5)
+        wanted, wanted_grad = with_gradient(ops.roi_align, x, rois, 3, 0.5)
+    assert out.dtype == inputs
+    torch.testing.assert_close((out, grad), (wanted, wanted_grad), atol=1e-5, rtol=torch.finfo(inputs).eps)
+    torch.testing.assert_close(roi_align(x, rois, 3, 0.5), out, atol=0, rtol=0)  # and so without it
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": torch.zeros(3, 4)}, r"must have shape \(K, 5\), or \(L, 4\) in a list, not \(3, 4\)"),
+        ({"boxes": torch.zeros(5)}, r"not \(5,\)"),
+        (
+            {"boxes": [torch.zeros(1, 4), torch.zeros(2, 5)]},
+            r"of image 1 must be \(L, 4\), not of shape \(2, 5\)",
+        ),
+        ({"boxes": [[0, 0, 1, 1]]}, r"of image 0 must be \(L, 4\), not a list"),
+        ({"output_size": (2, 3, 4)}, r"one number or two, not \(2, 3, 4\)"),
+        ({"sampling_ratio": 257}, "sampling_ratio is 257; it must be at most 256, or 0 for as many"),
+        ({"sampling_ratio": 2**70}, f"sampling_ratio is {2**70};"),
+    ],
+)
+def test_what_no_operator_could_take_is_an_argument_error(serving, changes, message):
+    arguments = {"input": torch.zeros(2, 3, 4, 4), "boxes": torch.zeros(1, 5), "output_size": 2, **changes}
+    with pytest.raises(ArgumentError, match=message) as caught:
+        roi_align(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@compiled
+def test_the_operator_itself_bounds_its_samples():
+    rois = torch.zeros(1, 5)
+    with pytest.raises(RuntimeError, match="sampling_ratio is 257 but must be at most 256"):
+        torch.ops.convbody.roi_align(torch.zeros(1, 3, 4, 4), rois, 1.0, 2, 2, 257, False)
+    with pytest.raises(RuntimeError, match="sampling_ratio is 257 but must be at most 256"):
+        torch.ops.convbody.roi_align_backward(
+            torch.zeros(1, 3, 2, 2), rois, 1.0, 1, 3, 4, 4, 257, False, False
+        )
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([1, 0, 0, 1, 1], "box 1 is of image 1 in a batch of 1"),
+        ([-1, 0, 0, 1, 1], "box 1 is of image -1"),
+        ([torch.nan, 0, 0, 1, 1], "box 1 is of image nan"),
+        ([0, 0, 0, 1e5, 1e5], r"box 1, \[0.0, 0.0, 100000.0, 100000.0\], takes 1e\+10 samples"),
+        ([0, 0, 0, torch.inf, 1], "takes inf samples"),
+        ([0, torch.nan, 0, 1, 1], "takes nan samples"),
+    ],
+)
+def test_torchvisions_operator_gets_no_box_that_is_its_ruin(monkeypatch, box, message):
+    monkeypatch.setattr(regions, "_COMPILED", False)
+    with pytest.raises(ArgumentError, match=message):
+        roi_align(torch.ones(1, 2, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4], box]), 2)
 
 
 def test_without_the_extension_torchvisions_operator_serves(monkeypatch):

@@ -1,5 +1,7 @@
 """Non-maximum suppression: torchvision's indices, in torchvision's order, whatever the boxes and scores."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +48,27 @@ def test_in_groups_too(found, threshold, groups, dtype):
     idxs = torch.arange(len(found[0]), dtype=dtype).mul(7) % groups - groups // 2
     kept = batched_nms(*found, idxs, threshold)
     assert kept.tolist() == ops.batched_nms(*found, idxs, threshold).tolist()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_of_no_boxes_none_are_kept_whatever_the_rest_is(compiled, monkeypatch):
+    monkeypatch.setattr(suppression, "_COMPILED", compiled and suppression._COMPILED)
+    for boxes in (
+        torch.empty(0, 4),
+        torch.empty(0, dtype=torch.int64),
+        torch.empty(0, 4, dtype=torch.bfloat16),
+    ):
+        for rest in (None, torch.empty(0), torch.ones(3)):
+            kept = batched_nms(boxes, rest, rest, None)
+            wanted = ops.batched_nms(boxes, rest, rest, None)
+            assert (kept.shape, kept.dtype, kept.device) == (wanted.shape, wanted.dtype, wanted.device)
+    assert nms(torch.empty(0, 4), torch.empty(0), 0.5).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["nms", "batched_nms"])
+def test_the_signatures_are_torchvisions(name):
+    ours, theirs = (inspect.signature(getattr(module, name)) for module in (suppression, ops))
+    assert list(ours.parameters) == list(theirs.parameters)
 
 
 def test_thresholds_that_float32_rounds_up_and_down():

@@ -176,6 +176,7 @@ def test_retinanet_is_asked_for_by_either_key(small_detector):
         ("faster-fpn", {"MODEL.RPN.BG_IOU_THRESHOLD": 0.8}, "MODEL.RPN.BG_IOU_THRESHOLD = 0.8"),
         ("faster-fpn", {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": 1}, "two or more"),
         ("faster-fpn", {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": (0.3,)}, "no feature map of scale 0.3"),
+        ("mask-fpn", {"MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 257}, "at most 256 samples"),
         (
             "faster-fpn",
             {"MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "ResNet50Conv5ROIFeatureExtractor"},
