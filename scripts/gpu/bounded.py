@@ -108,7 +108,7 @@ def run_bounded(
             _follow(process, output, time.monotonic() + GRACE_SECONDS, meanwhile)
     finally:
         kill_descendants()
-        status = process.wait()
+        status = _wait(process)
         _drain(process, output)
         process.stdout.close()
         output.close()
@@ -138,6 +138,14 @@ def _follow(
                 looked = time.monotonic()
                 meanwhile()
     return True
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit status; None where not even SIGKILL ends the process."""
+    try:
+        return process.wait(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _drain(process: subprocess.Popen[bytes], log: Log) -> None:

@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 #: Seconds that each step gets on a machine with 16 cores, in order; the parts, and what precedes them.
 SHARES = {"set-up": 25, "build": 55, "operators": 75, "sanitizer": 45, "training": 90, "benchmarks": 60}
 PARTS = list(SHARES)[1:]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REHEARSAL_SECONDS = 1800.0  # on two cores
 
 
@@ -63,7 +64,7 @@ class Schedule:
 
 def main() -> int:
     args = arguments()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, stop)
     adopt_orphans()
     wanted = [part for part in PARTS if part in (args.only or PARTS)]
@@ -193,6 +194,8 @@ def say(sentence: str, schedule: Schedule) -> None:
 
 def stop(number: int, frame: FrameType | None) -> None:
     """What a signal does: the part that runs is killed, and the results are written."""
+    for further in SIGNALS:
+        signal.signal(further, signal.SIG_IGN)  # it ends already
     raise Stopped(signal.Signals(number).name)
 
 
