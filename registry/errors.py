@@ -64,6 +64,14 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def printable(text: str) -> str:
+    """``text`` as one line of valid UTF-8, with escapes for what would break the line or move the cursor.
+
+    A file's name need not be text; the bytes that are not are escaped, too.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def source_phrase(source: str) -> str:
     """``source`` as it reads in a sentence: "the default", "set on the command line", "set in FILE:LINE"."""
     if source == "default":

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from registry.errors import ConvbodyError
+from registry.errors import ConvbodyError, printable
 
 
 def status_of(main: Callable[[], int | None]) -> int:
@@ -22,7 +22,7 @@ def status_of(main: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return status
     except ConvbodyError as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -31,11 +31,6 @@ def status_of(main: Callable[[], int | None]) -> int:
         if not _output_is_closed():
             raise
         return 128 + signal.SIGPIPE
-
-
-def _printable(text: str) -> str:
-    """``text`` without characters that would break the line or move the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _output_is_closed() -> bool:

@@ -20,6 +20,8 @@ def input_defaults() -> dict[str, Any]:
         # The same two for testing; a short side of 0 leaves images in their own size.
         "MIN_SIZE_TEST": 800,
         "MAX_SIZE_TEST": 1333,
+        # Images of more pixels are refused: small files can swell to gigabytes; 0: no limit.
+        "MAX_PIXELS": 178_956_970,
         # Per channel, in the order and range that TO_BGR255 gives: BGR 0-255, or RGB 0-1.
         "PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
         "PIXEL_STD": [1.0, 1.0, 1.0],
@@ -57,6 +59,10 @@ def datasets_defaults() -> dict[str, Any]:
         "ON_ERROR": "fail",
         # What the check reads of every image: "quick" header and end of file, "full" all pixels, "none".
         "CHECK_IMAGES": "quick",
+        # Whether images are turned by their EXIF orientation: "apply", "ignore" (as COCO was annotated), or
+        # "auto": where only the turned size is the one that the annotations say. Prediction under "auto" does
+        # what training did; where that is not known, images are turned.
+        "EXIF": "auto",
         # Train on images without objects, too.
         "KEEP_EMPTY": False,
         # Keypoint training leaves out images with fewer labelled keypoints than this, all persons together.
