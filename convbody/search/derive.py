@@ -12,10 +12,11 @@ import yaml
 from torch import Tensor
 
 from convbody.data.files import write_atomically
+from convbody.search.checkpoint import SearchCheckpoint
 from convbody.search.latency import Latencies, entry_of, latencies, read_table
 from convbody.search.measure import build_network, measure_networks
 from convbody.search.space import SearchSpace, space_from_cfg
-from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint
+from convbody.training.checkpoint import CheckpointError, CheckpointFolder, MisfitError
 from registry import FBNET_ARCHS, Config, ConfigError, ConvbodyError
 
 _DIRS = "MODEL.FBNET.ARCH_DIRS"
@@ -39,23 +40,21 @@ def read_choice(cfg: Config, space: SearchSpace) -> tuple[Tensor, int]:
 
     Raises CheckpointError where there is none, or it is of another space.
     """
-    folder = CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", 0)
-    if not folder.files():
+    folder = CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints")
+
+    def check(payload: dict[str, Any], path: Path) -> None:
+        theta = payload["model"]["theta"]
+        if list(theta.shape) != [len(space.layers), len(space.candidates)]:
+            raise MisfitError(f"{path} is no search of this space; derive with the config of the search")
+        if payload["space"]["candidates"] != list(space.candidates):
+            raise MisfitError(f"{path} has other candidates; derive with the config of the search")
+
+    newest = folder.newest(SearchCheckpoint, check)
+    if newest is None:
         raise CheckpointError(
             f"no checkpoint in {folder.folder}; search first, with tools/search_fbnet.py train"
         )
-    payload = read_checkpoint(folder.files()[-1])
-    theta = payload["model"].get("theta")
-    own = payload.get("space", {}).get("candidates")
-    if theta is None or list(theta.shape) != [len(space.layers), len(space.candidates)]:
-        raise CheckpointError(
-            f"{folder.files()[-1]} is no search of this space; derive with the config of the search"
-        )
-    if own != list(space.candidates):
-        raise CheckpointError(
-            f"{folder.files()[-1]} has other candidates; derive with the config of the search"
-        )
-    return theta, int(payload["iteration"])
+    return newest.payload["model"]["theta"], newest.payload["iteration"]
 
 
 def choices(space: SearchSpace, theta: Tensor, samples: int, seed: int) -> list[tuple[str, ...]]:

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from convbody.classification.data.loader import Batch
 from convbody.classification.train import classifier_losses
+from convbody.search.checkpoint import SearchCheckpoint
 from convbody.search.choice import adapted_beta, gumbel_shares, pressure, search_loss, targeted_loss
 from convbody.search.latency import Latencies
 from convbody.search.space import SearchSpace
 from convbody.search.split import Timetable
 from convbody.search.supernet import Supernet
 from convbody.training import distributed
-from convbody.training.checkpoint import CheckpointError
-from convbody.training.random_state import random_state, seed_everything, set_random_state
+from convbody.training.checkpoint import MisfitError
+from convbody.training.optimizer_state import check_optimizer, load_optimizer
+from convbody.training.random_state import random_state, seed_everything
+from convbody.training.resume import check_weights, set_random_states
 from convbody.training.schedule import build_optimizer, learning_rate, set_learning_rate
 from convbody.training.step import autocast_dtype
 from registry import Config, ConfigError
@@ -45,6 +48,8 @@ class SearchRun:
     Raises:
         ConfigError: float16, which would need its loss scaled, or a schedule that cannot be.
     """
+
+    kind = SearchCheckpoint
 
     def __init__(
         self, cfg: Config, space: SearchSpace, table: Latencies, model: Supernet, plan: Timetable
@@ -158,24 +163,24 @@ class SearchRun:
             "config": self.cfg.dump(),
         }
 
+    def check(self, payload: dict[str, Any], path: Path) -> None:
+        """Raise MisfitError for a payload, read from ``path``, of another search."""
+        check_weights(self.model, payload["model"], path)
+        if payload["space"]["candidates"] != list(self.space.candidates):
+            raise MisfitError(f"{path} has other candidates; resume with the config of the search")
+        check_optimizer(self.weight_optimizer, payload["weight_optimizer"], path)
+        check_optimizer(self.theta_optimizer, payload["theta_optimizer"], path)
+
     def restore(self, payload: dict[str, Any], path: Path) -> int:
-        """Continue from a payload read from ``path``; returns its step. Raises CheckpointError."""
-        try:
-            self.model.load_state_dict(payload["model"])
-            self.weight_optimizer.load_state_dict(payload["weight_optimizer"])
-            self.theta_optimizer.load_state_dict(payload["theta_optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is of another search; resume with its config, or set another OUTPUT_DIR"
-            ) from error
+        """Continue from a payload that ``check`` accepts; returns its step. Every process must call it."""
+        self.model.load_state_dict(payload["model"])
+        load_optimizer(self.weight_optimizer, payload["weight_optimizer"])
+        load_optimizer(self.theta_optimizer, payload["theta_optimizer"])
         self.beta, self.gradient = payload["beta"], payload["gradient"]
-        step = int(payload["iteration"])
-        if len(payload["random"]) == distributed.world_size():
-            set_random_state(payload["random"][distributed.rank()])
+        if len(payload["sums"]) == distributed.world_size():
             self.sums = payload["sums"][distributed.rank()]
-        else:
-            self.seed(step)
-        return step
+        set_random_states(self, payload, path)
+        return int(payload["iteration"])
 
     def _cross_entropy(self, batch: Batch, shares: Tensor) -> Tensor:
         device = self.model.theta.device.type

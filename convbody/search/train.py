@@ -20,11 +20,12 @@ from convbody.search.space import space_from_cfg
 from convbody.search.split import Moment, split, timetable
 from convbody.search.supernet import build_supernet
 from convbody.training import distributed
-from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint
+from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.logging import setup_logging
 from convbody.training.loop import NonFiniteLossError
 from convbody.training.metrics import MetricsLog
 from convbody.training.random_state import untouched_random_state
+from convbody.training.resume import begin
 from convbody.training.signals import StopRequest
 from registry import Config, ConfigError
 
@@ -63,7 +64,7 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
     distributed.broadcast_state(model)
     run = SearchRun(cfg, space, table, model, plan)
     checkpoints = CheckpointFolder(folder / "checkpoints", cfg.SOLVER.KEEP_CHECKPOINTS)
-    start = _start(run, checkpoints, resume)
+    start = begin(run, checkpoints, resume)
     if distributed.is_main():
         (folder / "config.yaml").write_text(cfg.dump())
     streams = _Streams([train_batches(cfg, part) for part in parts])
@@ -140,24 +141,3 @@ def _accuracy(run: SearchRun, tests: list[LabelledImages]) -> dict[str, float]:
         metrics = evaluate(model, run.cfg, tests)
     run.model.train()
     return metrics
-
-
-def _start(run: SearchRun, checkpoints: CheckpointFolder, resume: bool) -> int:
-    """The step to begin at: that of the newest readable checkpoint, or 0."""
-    if not resume:
-        if files := checkpoints.files():
-            raise CheckpointError(
-                f"{files[-1]} is of an earlier search; go on with --resume, or set another OUTPUT_DIR"
-            )
-        run.seed(0)
-        return 0
-    # Rank 0 judges which file is good; the others read that one.
-    found = checkpoints.newest_readable() if distributed.is_main() else None
-    path = distributed.broadcast_object(found[0] if found else None)
-    if path is None:
-        logger.info("nothing to resume in %s: starting at step 0", checkpoints.folder)
-        run.seed(0)
-        return 0
-    step = run.restore(found[1] if found else read_checkpoint(path), path)
-    logger.info("resumed %s at step %d", path, step)
-    return step

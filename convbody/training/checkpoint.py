@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import msgspec
 import torch
 
+from convbody.training.memory import is_out_of_memory
+from convbody.training.schema import Resumable, Weights
 from registry import ConvbodyError
 
-logger = logging.getLogger(__name__)
+_NAME = re.compile(r"iter_(\d+)\.pth")
 
 
 class CheckpointError(ConvbodyError):
     """A checkpoint that cannot be written, read or continued from."""
+
+
+class MisfitError(CheckpointError):
+    """A sound checkpoint of another model, optimiser or search than the one at hand."""
 
 
 def write_checkpoint(payload: Mapping[str, Any], path: Path) -> None:
@@ -46,36 +53,51 @@ def write_checkpoint(payload: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The payload of a checkpoint, on the CPU, unpickled weights-only.
+def read_checkpoint(path: Path, kind: type[Weights] = Weights) -> dict[str, Any]:
+    """The payload of a checkpoint that holds at least what ``kind`` says; on the CPU, unpickled weights-only.
 
     torch itself does not verify the checksums in its files, so they are verified here first.
 
     Raises:
         CheckpointError: the file is missing, truncated, damaged, or not a checkpoint of this program.
+        ConvbodyError: there is not enough memory to read it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged: wrong checksum of {damaged}")
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        # Opened once: a run that goes on may remove the file meanwhile.
+        with open(path, "rb") as file:
+            _check_archive(file, path)
+            payload = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such checkpoint: {path}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # unpickling damaged bytes fails in any way
+        if is_out_of_memory(error):
+            raise ConvbodyError(f"not enough memory to read {path}: {_one_line(error)}") from error
         raise CheckpointError(f"{path} is truncated or damaged: {_one_line(error)}") from error
-    if not isinstance(payload, dict) or "model" not in payload:
-        raise CheckpointError(f"{path} is no checkpoint: it has no 'model'")
+    try:
+        msgspec.convert(payload, kind)
+    except Exception as error:  # not only ValidationError: a tensor is taken for a mapping, and fails as one
+        raise CheckpointError(f"{path} is no checkpoint of this program: {_one_line(error)}") from error
     return payload
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that can be used, and newer files that cannot, each with the reason."""
+
+    path: Path
+    payload: dict[str, Any]
+    passed_over: Sequence[tuple[Path, CheckpointError]]
 
 
 class CheckpointFolder:
     """``iter_0000100.pth``, ... of one run, named by the iterations done, and ``best.pth`` beside them.
 
-    After each save the newest ``keep`` stay (0: all).
+    After each save the newest ``keep`` stay (0 or less: all).
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int = 0) -> None:
         self.folder = folder
         self.keep = keep
 
@@ -90,39 +112,68 @@ class CheckpointFolder:
 
     def files(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        return sorted(self.folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")))
+        return [path for _, path in sorted(self._numbered())]
 
     def save(self, payload: Mapping[str, Any], iteration: int) -> Path:
-        """Write the checkpoint of ``iteration``, then drop the oldest beyond ``keep``."""
+        """Write the checkpoint of ``iteration``, then drop older ones than the newest ``keep``."""
         path = self.path(iteration)
         write_checkpoint(payload, path)
-        if self.keep:
-            for old in self.files()[: -self.keep]:
-                old.unlink()
+        if self.keep > 0:
+            upto = [old for number, old in sorted(self._numbered()) if number <= iteration]
+            for old in upto[: -self.keep]:
+                with suppress(OSError):
+                    old.unlink()
         return path
 
-    def newest_readable(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that reads well, or None where there is no checkpoint at all.
+    def newest(
+        self,
+        kind: type[Resumable] = Resumable,
+        check: Callable[[dict[str, Any], Path], None] = lambda payload, path: None,
+    ) -> Found | None:
+        """The newest checkpoint that can be used, or None where there is no checkpoint at all.
 
-        A damaged one on the way is reported, and set aside as ``*.pth.damaged``.
+        It holds what ``kind`` says, is of the iteration in its name, and ``check``, called with its payload
+        and path, raises no CheckpointError.
 
         Raises:
-            CheckpointError: there are checkpoints, and every one is damaged.
+            MisfitError: there are checkpoints, none can be used, and the newest that is sound was refused so.
+            CheckpointError: there are checkpoints, and none can be used.
         """
-        files = self.files()
-        for position in reversed(range(len(files))):
-            path = files[position]
+        failures: list[tuple[Path, CheckpointError]] = []
+        for number, path in sorted(self._numbered(), reverse=True):
             try:
-                return path, read_checkpoint(path)
+                payload = read_checkpoint(path, kind)
+                if payload["iteration"] != number:
+                    raise CheckpointError(f"{path} is of iteration {payload['iteration']}")
+                check(payload, path)
             except CheckpointError as error:
-                next_best = f"using {files[position - 1]} instead" if position else "there is no older one"
-                logger.warning("%s; %s", error, next_best)
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
-        if files:
+                failures.append((path, error))
+                continue
+            return Found(path, payload, failures)
+        for _, failure in failures:
+            if isinstance(failure, MisfitError):
+                raise failure
+        if failures:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is readable; remove it and start over without --resume"
+                f"{failures[0][1]}; no checkpoint in {self.folder} is readable; remove it and start over "
+                "without --resume"
             )
         return None
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("iter_*.pth"))
+        return [(int(match[1]), path) for match, path in matches if match]
+
+
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """Raise CheckpointError for a file that torch.save has not written so."""
+    with zipfile.ZipFile(file) as archive:
+        # torch compresses nothing; a compressed file may have more than memory holds.
+        if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise CheckpointError(f"{path} is no checkpoint of this program: it is compressed")
+        if (damaged := archive.testzip()) is not None:
+            raise CheckpointError(f"{path} is damaged: wrong checksum of {damaged}")
+    file.seek(0)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from registry import Config, ConfigError
+from registry import Config, ConfigError, ConvbodyError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -79,6 +80,22 @@ def broadcast_object(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What ``function`` gives on rank 0, which alone calls it; its ConvbodyError is raised on all ranks."""
+    outcome: tuple[T | None, ConvbodyError | None] = (None, None)
+    if is_main():
+        try:
+            outcome = function(), None
+        except ConvbodyError as error:
+            if world_size() == 1:
+                raise
+            outcome = None, error
+    value, failure = broadcast_object(outcome)
+    if failure is not None:
+        raise failure
+    return cast(T, value)
 
 
 def any_over_ranks(*flags: bool) -> list[bool]:

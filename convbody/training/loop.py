@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from convbody.training import distributed, parallel
-from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint, write_checkpoint
+from convbody.training.checkpoint import CheckpointError, CheckpointFolder, write_checkpoint
 from convbody.training.ema import ModelEma
 from convbody.training.logging import setup_logging
 from convbody.training.metrics import MetricsLog, Progress
 from convbody.training.precise_bn import precise_statistics
 from convbody.training.prefetch import on_device
 from convbody.training.random_state import untouched_random_state
+from convbody.training.resume import begin
 from convbody.training.schedule import Stages, build_optimizer, learning_rate, set_learning_rate
 from convbody.training.signals import StopRequest
 from convbody.training.state import IterationStart, TrainingState
@@ -113,7 +114,7 @@ def train(
         notes or {},
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", solver.KEEP_CHECKPOINTS)
-    start = _resume(state, checkpoints) if resume else _begin(state, checkpoints)
+    start = begin(state, checkpoints, resume)
     if distributed.is_main():
         (folder / "config.yaml").write_text(cfg.dump())
     step = Step(state, losses, batch_ids, device)
@@ -207,27 +208,6 @@ class _Assessment:
                 logger.info("best so far: %s %.4f at iteration %d", name, score, iteration)
         # After best.pth: a row here means that all that follows from it is on disk.
         self.log.add({"iteration": iteration, "eval": metrics})
-
-
-def _begin(state: TrainingState, checkpoints: CheckpointFolder) -> int:
-    if files := checkpoints.files():
-        raise CheckpointError(
-            f"{files[-1]} is of an earlier run; go on with --resume, or set another OUTPUT_DIR, or remove it"
-        )
-    state.seed(0)
-    return 0
-
-
-def _resume(state: TrainingState, checkpoints: CheckpointFolder) -> int:
-    # Rank 0 judges which file is good; the others read that one.
-    found = checkpoints.newest_readable() if distributed.is_main() else None
-    path = distributed.broadcast_object(found[0] if found else None)
-    if path is None:
-        logger.info("nothing to resume in %s: starting at iteration 0", checkpoints.folder)
-        return _begin(state, checkpoints)
-    iteration = state.restore(found[1] if found else read_checkpoint(path), path)
-    logger.info("resumed %s at iteration %d", path, iteration)
-    return iteration
 
 
 def _nonfinite(failure: str, iteration: int, save: Callable[[int], Path]) -> NonFiniteLossError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,15 +30,25 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
     """Put all generators back to a state taken by ``random_state``."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    algorithm, keys, *rest = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(python_state(state))
+    np.random.set_state(numpy_state(state))
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def python_state(state: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The part of a state that python's generators take."""
+    version, internal, gauss = state["python"]
+    return version, tuple(internal), gauss
+
+
+def numpy_state(state: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The part of a state that numpy's generators take."""
+    algorithm, keys, *rest = state["numpy"]
+    return (algorithm, keys.numpy().astype(np.uint32), *rest)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from backbones.weights.contract import WeightContract, check_contract
 from backbones.weights.lineages import OURS
 from backbones.weights.read import CONTRACT, Names, notes_of
 from backbones.weights.source import KEY
-from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
+from convbody.training.checkpoint import CheckpointFolder, MisfitError, read_checkpoint
 from registry import Config, ConvbodyError
 from registry.tree import source_of
 
@@ -59,10 +59,8 @@ def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | No
     elif named is not None:
         used, contract = _load_whole(model, named, cfg)
     else:
-        path, payload = _run_payload(cfg)
-        state = payload.get("ema") or payload["model"]
-        _check_fit(model.state_dict(), state, path)
-        model.load_state_dict(state)
+        path, payload = _run_payload(cfg, model)
+        model.load_state_dict(_state(payload))
         record = payload.get(CONTRACT)
         contract = WeightContract.from_record(record) if record is not None else None
         used = TrainedWeights(str(path), OURS.name, notes_of(payload))
@@ -85,28 +83,41 @@ def _load_whole(
 
 
 def _checkpoints(cfg: Config) -> CheckpointFolder:
-    return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", keep=0)
+    return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints")
 
 
-def _run_payload(cfg: Config) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of a run to use, and what it holds: the best one, or the newest."""
-    folder = _checkpoints(cfg)
+def _state(payload: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    state: Mapping[str, Tensor] = payload.get("ema") or payload["model"]
+    return state
+
+
+def _run_payload(cfg: Config, model: nn.Module) -> tuple[Path, dict[str, Any]]:
+    """The best checkpoint of a run, or the newest that has the weights of ``model``, and what it holds."""
+    folder, wanted = _checkpoints(cfg), model.state_dict()
+
+    def check(payload: Mapping[str, Any], path: Path) -> None:
+        _check_fit(wanted, _state(payload), path)
+
     if folder.best.exists():
-        return folder.best, read_checkpoint(folder.best)
-    newest = folder.newest_readable()
+        best = read_checkpoint(folder.best)
+        check(best, folder.best)
+        return folder.best, best
+    newest = folder.newest(check=check)
     if newest is None:
         raise ConvbodyError(
             f"no checkpoint in {folder.folder}; train first, set OUTPUT_DIR to a trained run, or name a file "
             f"of trained weights in {KEY}"
         )
-    return newest
+    for _, reason in newest.passed_over:
+        logger.warning("%s; using %s instead", reason, newest.path)
+    return newest.path, newest.payload
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
     odd = sorted(wanted.keys() ^ found.keys())
     odd += [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
     if odd:
-        raise ConvbodyError(
+        raise MisfitError(
             f"{path} is of another model: {len(odd)} tensors differ, such as {odd[0]}; use the config it "
             f"was trained with ({path.parent.parent / 'config.yaml'})"
         )

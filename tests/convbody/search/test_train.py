@@ -156,11 +156,23 @@ def test_a_loss_that_is_not_finite_ends_the_search(search_cfg):
 
 def test_an_earlier_search_is_not_overwritten_nor_another_resumed(search_cfg):
     search(search_cfg({"SEARCH.EPOCHS": 1}))
-    with pytest.raises(CheckpointError, match="earlier search"):
+    with pytest.raises(CheckpointError, match="earlier run; go on with --resume"):
         search(search_cfg())
     other = search_cfg({"SEARCH.SPACE.CANDIDATES": ("ir_k3_e1", "skip")})
-    with pytest.raises(CheckpointError, match="another search"):
+    with pytest.raises(CheckpointError, match="of another model"):
         search(other, resume=True)
+
+
+def test_a_resumed_search_obeys_its_own_config_and_names_what_changed(search_cfg, caplog):
+    search(search_cfg({"SEARCH.EPOCHS": 2, "SEARCH.THETA_LR": 0.01, "SOLVER.MOMENTUM": 0.9}))
+    changed = search_cfg({"SEARCH.THETA_LR": 0.3, "SOLVER.MOMENTUM": 0.5, "SOLVER.BASE_LR": 0.007})
+    search(changed, resume=True)
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    for change in ("SEARCH.THETA_LR was 0.01, is 0.3", "SOLVER.MOMENTUM was 0.9, is 0.5", "SEARCH.EPOCHS"):
+        assert change in warning
+    (theta,) = final(changed)["theta_optimizer"]["param_groups"]
+    assert theta["lr"] == 0.3
+    assert {group["momentum"] for group in final(changed)["weight_optimizer"]["param_groups"]} == {0.5}
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 import errno
-import logging
 import os
 import pickle
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint, write_checkpoint
+from convbody.training.checkpoint import (
+    CheckpointError,
+    CheckpointFolder,
+    MisfitError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from convbody.training.random_state import random_state
 
 
 def payload(seed):
-    return {"model": {"w": torch.randn(40, generator=torch.Generator().manual_seed(seed))}, "iteration": seed}
+    return {
+        "model": {"w": torch.randn(40, generator=torch.Generator().manual_seed(seed))},
+        "iteration": seed,
+        "random": [random_state()],
+        "config": "SEED: 0",
+    }
 
 
 def is_equal(left, right):
@@ -115,7 +127,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 @given(
-    keep=st.integers(0, 4), iterations=st.lists(st.integers(1, 10**8), unique=True, min_size=1, max_size=7)
+    keep=st.integers(-2, 4), iterations=st.lists(st.integers(1, 10**8), unique=True, min_size=1, max_size=7)
 )
 @settings(max_examples=25)
 def test_the_newest_are_kept(keep, iterations):
@@ -124,33 +136,79 @@ def test_the_newest_are_kept(keep, iterations):
         Path(name, "best.pth").touch()
         for iteration in sorted(iterations):
             folder.save({"model": {}}, iteration)
-        kept = sorted(iterations)[-keep:] if keep else sorted(iterations)
+        kept = sorted(iterations)[-keep:] if keep > 0 else sorted(iterations)
         assert folder.files() == [folder.path(iteration) for iteration in kept]
         assert folder.best.exists()
 
 
-def test_a_damaged_newest_is_passed_over_aloud(tmp_path, caplog):
-    folder = CheckpointFolder(tmp_path, keep=0)
+def test_what_is_saved_is_never_dropped(tmp_path):
+    """A file of a later iteration, left by somebody else, does not count as a newer one."""
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.path(9).touch()
+    for iteration in (1, 2):
+        folder.save(payload(iteration), iteration)
+    assert folder.files() == [folder.path(2), folder.path(9)]
+
+
+def test_damaged_newest_ones_are_passed_over(tmp_path):
+    folder = CheckpointFolder(tmp_path)
     for iteration in (1, 2, 3):
         folder.save(payload(iteration), iteration)
-    for iteration in (2, 3):
-        os.truncate(folder.path(iteration), 100)
-    with caplog.at_level(logging.WARNING):
-        path, read = folder.newest_readable()
-    assert (path, read["iteration"]) == (folder.path(1), 1)
-    first, second = (record.message for record in caplog.records)
-    assert str(folder.path(3)) in first and str(folder.path(2)) in first
-    assert str(folder.path(2)) in second and str(folder.path(1)) in second
-    assert folder.files() == [folder.path(1)], "damaged ones are set aside"
+    os.truncate(folder.path(2), 100)
+    folder.path(3).unlink()
+    folder.path(3).mkdir()
+    found = folder.newest()
+    assert (found.path, found.payload["iteration"]) == (folder.path(1), 1)
+    assert [path for path, _ in found.passed_over] == [folder.path(3), folder.path(2)]
+    assert len(folder.files()) == 3, "looking changes nothing"
 
 
 def test_nothing_readable(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=0)
-    assert folder.newest_readable() is None
+    folder = CheckpointFolder(tmp_path)
+    assert folder.newest() is None
     folder.save(payload(1), 1)
     os.truncate(folder.path(1), 10)
     with pytest.raises(CheckpointError, match="no checkpoint in .* is readable"):
-        folder.newest_readable()
+        folder.newest()
+
+
+def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for name in ("iter_last.pth", "iter_0000001.pth.damaged", "best.pth", "iter_-000001.pth"):
+        (tmp_path / name).touch()
+    assert folder.files() == []
+
+
+def test_a_checkpoint_that_does_not_fit_is_passed_over_only_for_one_that_does(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for iteration in (1, 2):
+        folder.save(payload(iteration), iteration)
+
+    def refuse(*iterations):
+        def check(payload, path):
+            if payload["iteration"] in iterations:
+                raise MisfitError(f"{path} is of another model")
+
+        return check
+
+    assert folder.newest(check=refuse(2)).path == folder.path(1)
+    os.truncate(folder.path(2), 10)
+    with pytest.raises(MisfitError, match="iter_0000001.pth is of another model"):
+        folder.newest(check=refuse(1))
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path):
+    path = tmp_path / "iter_0000001.pth"
+    torch.save({**payload(1), "more": torch.zeros(2**20)}, tmp_path / "plain")
+    with (
+        zipfile.ZipFile(tmp_path / "plain") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_checkpoint(path)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):
@@ -172,7 +230,7 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="no 'model'"):
+    with pytest.raises(CheckpointError, match="list.pth is no checkpoint of this program: Expected `object`"):
         read_checkpoint(tmp_path / "list.pth")
 
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import training_toy as toy
+from torch import nn
 
 from convbody.training import CheckpointError, read_checkpoint
 from convbody.training.random_state import random_state, seed_everything, set_random_state
-from convbody.training.state import IterationStart, config_changes
+from convbody.training.resume import config_changes
+from convbody.training.state import IterationStart
 
 
 @pytest.fixture
@@ -71,6 +73,48 @@ def test_a_checkpoint_carries_everything(trained):
     assert payload["iteration"] == 5
     assert payload["versions"].keys() == {"convbody", "python", "torch", "numpy"}
     assert len(payload["random"]) == 1
+
+
+class Everything(toy.ToyNet):
+    """What a model may hold beside weights that are trained: frozen, shared and scalar ones, and buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.tied = self.head
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("count", torch.tensor([3]))
+
+    def forward(self, x):
+        self.count += self.training
+        return self.scale * self.frozen(super().forward(x))
+
+
+def test_every_weight_is_in_the_files(tmp_path, same_weights):
+    torch.manual_seed(7)
+    model = Everything()
+    result = toy.run(tmp_path, toy.config(SOLVER__EMA__ENABLED=True, SOLVER__MAX_ITER=5), model)
+    payload, best = (
+        read_checkpoint(tmp_path / "checkpoints" / name) for name in ("iter_0000005.pth", "best.pth")
+    )
+    assert len(payload["model"]) == 9 + 2 + 2 + 2
+    assert same_weights(payload["model"], model.state_dict())
+    assert same_weights(payload["ema"], result.model.state_dict())
+    assert same_weights(best["model"], result.model.state_dict())
+
+
+def test_every_weight_is_taken_from_the_file(tmp_path, same_weights):
+    """A model of other weights, buffers included, ends with those of the file."""
+    cfg = toy.config(SOLVER__EMA__ENABLED=True, SOLVER__MAX_ITER=5)
+    toy.run(tmp_path, cfg, Everything())
+    payload = read_checkpoint(tmp_path / "checkpoints" / "iter_0000005.pth")
+    other = Everything()
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.add_(7)
+    result = toy.run(tmp_path, cfg, other, resume=True)
+    assert same_weights(other.state_dict(), payload["model"])
+    assert same_weights(result.model.state_dict(), payload["ema"])
 
 
 def draw():
