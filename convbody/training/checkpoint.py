@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from convbody.training.memory import is_out_of_memory
-from convbody.training.schema import Resumable, Weights
+from convbody.training.schema import Weights
 from registry import ConvbodyError
 
 _NAME = re.compile(r"iter_(\d+)\.pth")
@@ -127,7 +127,7 @@ class CheckpointFolder:
 
     def newest(
         self,
-        kind: type[Resumable] = Resumable,
+        kind: type[Weights] = Weights,
         check: Callable[[dict[str, Any], Path], None] = lambda payload, path: None,
     ) -> Found | None:
         """The newest checkpoint that can be used, or None where there is no checkpoint at all.
@@ -143,8 +143,8 @@ class CheckpointFolder:
         for number, path in sorted(self._numbered(), reverse=True):
             try:
                 payload = read_checkpoint(path, kind)
-                if payload["iteration"] != number:
-                    raise CheckpointError(f"{path} is of iteration {payload['iteration']}")
+                if payload.get("iteration") != number:
+                    raise CheckpointError(f"{path} is of iteration {payload.get('iteration')}")
                 check(payload, path)
             except CheckpointError as error:
                 failures.append((path, error))

@@ -47,7 +47,7 @@ def solver_defaults() -> dict[str, Any]:
             "BATCHES": 200,  # of training images, that they are of
         },
         "CHECKPOINT_PERIOD": 2500,  # 0: only at the end
-        "KEEP_CHECKPOINTS": 3,  # newest ones kept beside best.pth; 0: all
+        "KEEP_CHECKPOINTS": 3,  # newest ones kept beside best.pth; 0 or less: all
         "TEST_PERIOD": 0,  # evaluate so often; 0: only at the end
         "BEST_METRIC": "",  # best.pth has the highest; "": the first metric that the evaluation gives
         "LOG_PERIOD": 20,  # one progress line and one row of metrics.jsonl so often

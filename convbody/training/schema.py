@@ -27,6 +27,7 @@ class Weights(msgspec.Struct, kw_only=True):
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None = None
+    iteration: int | None = None
 
 
 class RandomState(msgspec.Struct, kw_only=True):

@@ -34,11 +34,11 @@ def load(tmp_path):
     def make(checkpoints=(), where=None, weights=None):
         payloads = {
             "best": {"model": filled(BEST)},
-            "iter_0000001": {"model": filled(OLD), "ema": None},
-            "iter_0000002": {"model": filled(NEW), "ema": filled(AVERAGE)},
+            "iter_0000001": {"model": filled(OLD), "ema": None, "iteration": 1},
+            "iter_0000002": {"model": filled(NEW), "ema": filled(AVERAGE), "iteration": 2},
         }
         for name in checkpoints:
-            write_checkpoint({**payloads[name], "iteration": 1}, run / "checkpoints" / f"{name}.pth")
+            write_checkpoint(payloads[name], run / "checkpoints" / f"{name}.pth")
         options = ["OUTPUT_DIR", str(run)]
         path = None
         if where == "command line":
