@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from convbody.detection.lettering import label
 from convbody.detection.masks import Masks, Part, masks_of
 
 Colour = tuple[int, int, int]
@@ -22,6 +23,7 @@ _PALETTE: tuple[Colour, ...] = (
     (255, 105, 200), (140, 230, 60), (0, 200, 255), (200, 160, 110), (120, 120, 255), (220, 220, 220),
 )  # fmt: skip
 _SMALLEST_SIDE = 400  # pixels: a smaller image is enlarged, so that its labels can be read
+_LONGEST_ENLARGED = 4000  # pixels: but no further, should it be a strip
 _MASK_OPACITY = 0.42
 
 
@@ -55,13 +57,15 @@ def draw_detections(
         class_names: name of label 1 first; a label beyond them is written as a number.
         score_threshold: the score from which on a detection is drawn.
         mask_threshold: the value above which a pixel belongs to the object.
-        smallest_side: pixels; an image with a shorter side is enlarged to have this one.
+        smallest_side: pixels; an image with a shorter side is enlarged to have this one, as long as the other
+            stays below 4,000.
 
-    Lines and letters grow with the image. A label that would cover one of a higher score is left out; where
-    there is one class only, its name is not repeated on every box.
+    Lines and letters grow with the image; ``convbody.detection.lettering`` says which letters there are. A
+    label that would cover one of a higher score is left out; where there is one class only, its name is not
+    repeated on every box.
     """
     canvas = _to_pil(image)
-    scale = max(1.0, smallest_side / max(1, min(canvas.size)))
+    scale = max(1.0, min(smallest_side / max(1, min(canvas.size)), _LONGEST_ENLARGED / max(canvas.size)))
     if scale > 1:
         canvas = canvas.resize(
             (round(canvas.width * scale), round(canvas.height * scale)), Image.Resampling.BICUBIC
@@ -88,8 +92,7 @@ def draw_detections(
         if "scores" in output
         else [""] * len(names)
     )
-    texts = [f"{name} {score}".strip() for name, score in zip(names, scores, strict=True)]
-    _write_labels(draw, canvas.size, boxes, texts, colours, line)
+    _write_labels(draw, canvas.size, boxes, list(zip(names, scores, strict=True)), colours, line)
     return canvas
 
 
@@ -179,18 +182,17 @@ def _write_labels(
     draw: ImageDraw.ImageDraw,
     size: tuple[int, int],
     boxes: Sequence[Sequence[float]],
-    texts: Sequence[str],
+    texts: Sequence[tuple[str, str]],
     colours: Sequence[Colour],
     line: float,
 ) -> None:
-    """Each text on a plate over its box's upper left corner, or inside it at the image's upper edge."""
-    font = ImageFont.load_default(size=max(11.0, 5.5 * line))
-    pad = max(1.0, line)
-    _, top, _, bottom = font.getbbox("Ag0")
-    height = bottom - top + 2 * pad
+    """Each label on a plate over its box's upper left corner, or inside it at the image's upper edge."""
+    letters, pad = max(11.0, 5.5 * line), max(1.0, line)
     placed: list[tuple[float, float, float, float]] = []
-    for (x1, y1, _, _), text, colour in zip(boxes, texts, colours, strict=True):
-        width = draw.textlength(text, font=font) + 2 * pad
+    for (x1, y1, _, _), (name, score), colour in zip(boxes, texts, colours, strict=True):
+        text, font = label(name, score, letters, size[0] - 2 * pad)
+        _, top, _, bottom = font.getbbox("Ag0")
+        width, height = draw.textlength(text, font=font) + 2 * pad, bottom - top + 2 * pad
         left = min(max(0.0, x1), max(0.0, size[0] - width))
         upper = y1 - height if y1 >= height else max(0.0, y1)
         plate = (left, upper, left + width, upper + height)
