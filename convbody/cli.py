@@ -102,7 +102,7 @@ def split_opts(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     for position, word in enumerate(words):
         path = Path(word)
-        if _KEY.fullmatch(word) and path.suffix not in _IMAGE_SUFFIXES and not path.exists():
+        if _KEY.fullmatch(word) and path.suffix not in _IMAGE_SUFFIXES and not os.path.exists(word):
             return list(words[:position]), list(words[position:])
     return list(words), []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -17,6 +18,9 @@ def status_of(main: Callable[[], int | None]) -> int:
     What ``main`` returns (None: 0); 2 after a ConvbodyError, which is printed as one line; 128 + 2 after
     Ctrl-C; 128 + 13 where the reader of the output has gone, such as ``head``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends no program
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main() or 0
         sys.stdout.flush()

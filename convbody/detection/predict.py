@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import functional
 from convbody.data.images import read_rgb
 from convbody.detection.data import DataError
 from convbody.detection.evaluation.inference import coco_records, run_model
+from convbody.detection.files import as_text, distinct_stems, find_images
 from convbody.detection.masks import chosen
 from convbody.detection.trained import class_names, load_trained
 from convbody.detection.visualize import draw_detections
@@ -22,8 +22,9 @@ from convbody.training.finite import require_finite
 from convbody.training.logging import setup_logging
 from convbody.training.step import autocast_dtype
 from registry import Config, ConvbodyError
+from registry.errors import printable
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_LONGEST_JPEG = 65_500  # pixels of a side
 
 
 def predict(
@@ -53,7 +54,7 @@ def predict(
     mask_threshold = cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD
     output_dir = Path(output_dir)
     failures = 0
-    for file, stem in zip(files, _distinct_stems(files), strict=True):
+    for file, stem in zip(files, distinct_stems(files), strict=True):
         try:
             picture = read_rgb(file)
         except DataError as error:
@@ -66,47 +67,18 @@ def predict(
             picture, output, names, score_threshold=score_threshold, mask_threshold=mask_threshold
         )
         found = _described(output, names, score_threshold, mask_threshold)
-        answer = {"file": str(file), "width": picture.width, "height": picture.height, "detections": found}
+        drawing.thumbnail((_LONGEST_JPEG, _LONGEST_JPEG))
+        answer = {"file": as_text(file), "width": picture.width, "height": picture.height}
+        answer["detections"] = found
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
             drawing.save(output_dir / f"{stem}.jpg", quality=92)
             (output_dir / f"{stem}.json").write_text(json.dumps(answer, indent=1) + "\n")
         except OSError as error:
             raise ConvbodyError(f"cannot write to {output_dir}: {error}") from error
-        print(json.dumps(answer) if as_json else f"{file}: {_summary(found)} -> {output_dir / stem}.jpg")
+        line = f"{file}: {_summary(found)} -> {output_dir / stem}.jpg"
+        print(json.dumps(answer) if as_json else printable(line))
     return 1 if failures else 0
-
-
-def find_images(words: Sequence[str]) -> Iterator[Path]:
-    """The image files that ``words`` name: files, folders (the images in them), or glob patterns, in order.
-
-    Raises ConvbodyError for a word that names nothing.
-    """
-    if not words:
-        raise ConvbodyError("no image given; name files, folders or patterns such as 'photos/*.jpg'")
-    for word in words:
-        path = Path(word)
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(map(Path, glob.glob(word, recursive=True)))
-        if not found:
-            raise ConvbodyError(
-                f"{word}: no image in this folder" if path.is_dir() else f"{word}: no such image"
-            )
-        yield from found
-
-
-def _distinct_stems(files: Sequence[Path]) -> list[str]:
-    """Names for the outputs, numbered where two images have the same."""
-    stems, seen = [], Counter[str]()
-    for file in files:
-        seen[file.stem] += 1
-        number = f"_{seen[file.stem]}" if seen[file.stem] > 1 else ""
-        stems.append(f"{file.stem}_detections{number}")
-    return stems
 
 
 def _described(

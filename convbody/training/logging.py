@@ -24,7 +24,9 @@ def setup_logging(output_dir: Path | None = None, stream: TextIO | None = None) 
     if output_dir is not None:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(output_dir / "log.txt"))
+            handlers.append(
+                logging.FileHandler(output_dir / "log.txt", encoding="utf-8", errors="backslashreplace")
+            )
         except OSError as error:
             raise ConvbodyError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
     main = distributed.is_main()

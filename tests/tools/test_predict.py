@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import runpy
 import shutil
 import subprocess
@@ -156,6 +157,29 @@ def test_mistakes_are_one_line_and_exit_status_2(arguments, capsys, images, chan
     assert printed.startswith("error: ")
     assert message in printed
     assert printed.count("\n") == 1
+
+
+def test_file_names_of_any_kind_are_read_and_written(made, arguments, tmp_path, capsys):
+    folder, picture = tmp_path / "images", made / "synthetic" / "test" / "images" / "000001.png"
+    folder.mkdir()
+    names = [os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "-dash.png", "a" * 251 + ".png", "猫.PNG"]
+    for name in names:
+        shutil.copy(picture, folder / name)
+    (folder / "folder.png").mkdir()
+    (folder / "gone.png").symlink_to("nowhere")
+    assert predict(arguments, [folder], "--output", tmp_path / "out", "--score", 0.0) == 1
+    printed = capsys.readouterr()
+    assert "gone.png: no such file" in printed.err and "folder.png" not in printed.err + printed.out
+    lines = printed.out.splitlines()
+    assert len(lines) == 5 and all("_detections.jpg" in line for line in lines)
+    assert any("two\\nlines" in line for line in lines) and any(r"caf\udce9.png" in line for line in lines)
+    files = {json.loads(path.read_bytes())["file"] for path in (tmp_path / "out").glob("*.json")}
+    assert {Path(file).name for file in files} == {r"caf\xe9.png", *names[1:]}
+
+
+def test_a_word_that_no_file_system_takes_is_one_line(arguments, capsys):
+    assert predict(arguments, ["a" * 5000]) == 2
+    assert capsys.readouterr().err.endswith("aa: no such image\n")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convbody.detection.evaluation.matching import OperatingPoint
+from convbody.detection.lettering import drawable
 from registry import ConvbodyError
 
 
@@ -68,13 +69,14 @@ class EvaluationResult:
             )
         columns = [name for name in (self.per_class[0] if self.per_class else {}) if "/" in name]
         if columns:
-            width = max(len("class"), *(len(row["class"]) for row in self.per_class))
+            names = [drawable(row["class"]) for row in self.per_class]
+            width = max(len("class"), *map(len, names))
             lines.append(
                 f"  {'class':<{width}}  {'objects':>7}" + "".join(f"  {name:>14}" for name in columns)
             )
-            for row in self.per_class:
+            for row, name in zip(self.per_class, names, strict=True):
                 cells = "".join(f"  {_cell(row[name]):>14}" for name in columns)
-                lines.append(f"  {row['class']:<{width}}  {row['ground_truth']:>7}" + cells)
+                lines.append(f"  {name:<{width}}  {row['ground_truth']:>7}" + cells)
         return "\n".join(lines)
 
 

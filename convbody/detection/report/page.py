@@ -60,7 +60,7 @@ def write_report(
     path = output_dir / "report.html"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConvbodyError(f"cannot write the report: {error}") from error
     return path
