@@ -65,12 +65,16 @@ def common_parser(description: str | None, before: str = "") -> argparse.Argumen
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse ``argv`` (default: the command line); options may stand before, between or after the pairs.
 
+    What follows ``--`` is no option, whatever it begins with, such as a file called ``-1.jpg``.
     From here on malloc keeps freed memory, but with ``--no-tune-malloc``, or for a parser without it.
     """
     words = [_protected(word) for word in (sys.argv[1:] if argv is None else argv)]
-    args = parser.parse_intermixed_args(words)
-    if hasattr(args, "opts"):
-        args.opts = [word.strip() if _is_negative(word) else word for word in args.opts]
+    takes_opts = any(action.dest == "opts" for action in parser._actions)
+    # argparse itself refuses "--" between words and options.
+    end = words.index("--") if takes_opts and "--" in words else len(words)
+    args = parser.parse_intermixed_args(words[:end])
+    if takes_opts:
+        args.opts = [word.strip() if _is_negative(word) else word for word in (*args.opts, *words[end + 1 :])]
     if not getattr(args, "no_tune_malloc", True):
         keep_freed_memory()
     return args

@@ -26,6 +26,11 @@ def test_options_may_stand_anywhere_among_the_pairs():
     assert args.plugin == ["a", "b.py"]
 
 
+def test_after_two_dashes_words_are_no_options():
+    args = parsed("--resume", "SEED", "3", "--", "-a.jpg", "--resume", "-1e-3")
+    assert args.opts == ["SEED", "3", "-a.jpg", "--resume", "-1e-3"] and args.resume
+
+
 def test_the_config_is_the_file_with_the_pairs_over_it(tmp_path):
     (tmp_path / "a.yaml").write_text("SEED: 5\nSOLVER: {MAX_ITER: 9}\n")
     cfg = load_config(parsed("--config-file", str(tmp_path / "a.yaml"), "SEED", "7"))

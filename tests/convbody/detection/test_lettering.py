@@ -1,4 +1,4 @@
-"""Class names of every script, and names that are hardly text, become labels in letters that can be told apart."""
+"""Class names of every script, and names that are hardly text, become labels in letters that there are."""
 
 from __future__ import annotations
 
