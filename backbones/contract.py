@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ def assert_backbone_contract(
 ) -> None:
     """Checks that the backbone called ``name`` keeps its promises.
 
-    The clauses: features are as feature_info says; any image size and a batch of none work; building twice
-    with one seed gives one network; its state dict restores it; every trainable parameter gets a gradient;
-    frozen stages stand still in training; two data-parallel processes train it to the same weights (skipped
-    without ``data_parallel``: it takes seconds, as it starts processes).
+    The clauses: features are as feature_info says, each named after a stage; any image size and a batch of
+    none work; building twice with one seed gives one network; its state dict restores it; every trainable
+    parameter gets a gradient; frozen stages stand still in training; two data-parallel processes train it to
+    the same weights (skipped without ``data_parallel``: it takes seconds, as it starts processes).
 
     Args:
         name: a CONV_BODY name, registered or composed.
@@ -54,6 +55,7 @@ def assert_backbone_contract(
             _require(False, name, "builds", in_one_line(error))
         _check_features(name, model)
         _check_sizes(name, model)
+        _check_stages(name, model)
         _check_rebuild(name, cfg, model)
         _check_gradients(name, model)
         _check_freeze(name, cfg, model)
@@ -103,7 +105,7 @@ def _check_features(name: str, model: nn.Module) -> None:
     _require(infos, name, "feature info", "there is no feature_info")
     strides = [info.stride for info in infos]
     _require(strides == sorted(strides), name, "finest first", f"strides are {strides}")
-    side = max(strides)
+    side = math.lcm(*strides)
     features = _outputs(name, model, torch.rand(2, 3, side, 2 * side), "feature info")
     _require(
         len(features) == len(infos), name, "feature info", f"{len(infos)} infos, {len(features)} features"
@@ -127,6 +129,16 @@ def _check_sizes(name: str, model: nn.Module) -> None:
             )
             seen = f"{info} of {count} images of {_ODD[0]}x{_ODD[1]} has shape {tuple(feature.shape)}"
             _require(fits, name, clause, seen)
+
+
+def _check_stages(name: str, model: nn.Module) -> None:
+    body = model.body if isinstance(model, BodyAndNeck) else model
+    if not isinstance(body, Backbone):
+        return
+    stages = [stage for stage, _ in body.stages()]
+    _require(len(set(stages)) == len(stages), name, "stages", f"names come twice: {stages}")
+    nameless = [info.name for info in body.feature_info if info.name not in stages]
+    _require(not nameless, name, "stages", f"features {nameless} are named after no stage of {stages}")
 
 
 def _check_rebuild(name: str, cfg: Config, model: nn.Module) -> None:

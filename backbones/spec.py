@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Backbone(nn.Module):
     @property
     def size_divisibility(self) -> int:
         """Images whose sides are multiples of this give features whose sizes are exact quotients."""
-        return max(self.strides)
+        return math.lcm(*self.strides)
 
     def train(self, mode: bool = True) -> Backbone:
         """As nn.Module.train, but frozen stages stay in evaluation mode: their statistics stand still."""

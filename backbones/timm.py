@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from backbones.layers.norm import norm_from_cfg
 from backbones.layers.swap_norm import swap_batch_norms
 from backbones.spec import Backbone, FeatureInfo, Stage
+from backbones.timm_sizes import TimmSizes
+from backbones.timm_stages import part, stages_by_dependency
 from registry import NORMS, Config, ConfigError, UnknownNameError, lookup, parse_conv_body
 from registry.errors import nearest_phrase
 
@@ -25,24 +28,31 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_im
 class TimmBody(Backbone):
     """A timm feature extractor with our contract.
 
-    Images are padded with zeros at the right and bottom to a multiple of the coarsest stride, and features
-    are cut to ceil(H / stride) by ceil(W / stride): patch embeddings, windows and branches that meet again
-    need sides that divide. Features of channels-last models are given as (N, C, H, W).
+    Images are padded with zeros at the right and bottom to multiples of the strides, and features are cut to
+    ceil(H / stride) by ceil(W / stride): patch embeddings, windows and branches that meet again need sides
+    that divide. A model that takes one size only has images padded to that. Features of channels-last models
+    are given as (N, C, H, W). Of a model that resizes images itself (CrossViT) they are resampled to the
+    promised size.
 
     Args:
         net: what ``timm.create_model(..., features_only=True)`` gives.
+        create: gives that again, with further arguments.
+        own_size: height and width of the images that the model was made for.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, create: Callable[..., nn.Module], own_size: tuple[int, int]) -> None:
         super().__init__()
         self.net = net
+        self._create = create
         info: Any = net.feature_info
-        names, strides = list(info.module_name()), info.reduction()
-        self._taps = [_flat(name) for name in names]
+        names, strides = _unique(info.module_name()), info.reduction()
+        self._taps = [_flat(name) for name in info.module_name()]
         if strides[0] <= 2:
             names[0] = "stem"
         self.feature_info = tuple(map(FeatureInfo, names, info.channels(), strides))
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        self._stage_parts: list[list[str]] | None = None
+        self._sizes = TimmSizes(create, own_size, self.size_divisibility)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> features, finest first."""
@@ -51,30 +61,54 @@ class TimmBody(Backbone):
         if x.shape[0] == 0:
             infos = zip(self.feature_info, sizes, strict=True)
             return [x.new_zeros((0, info.channels, *size)) for info, size in infos]
-        multiple = self.size_divisibility
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        padded = self._sizes.padded((height, width))
+        if padded is None:
+            raise self._too_large((height, width))
+        x = F.pad(x, (0, padded[1] - width, 0, padded[0] - height))
         try:
             features: list[Tensor] = self.net(x)
-        except (AssertionError, RuntimeError) as error:
-            trained_at = tuple(self.net.pretrained_cfg["input_size"][-2:])  # type: ignore[index]
-            if isinstance(error, torch.OutOfMemoryError) or tuple(x.shape[-2:]) == trained_at:
+        except (AssertionError, RuntimeError, IndexError) as error:
+            own = self._sizes.own
+            too_large = padded[0] > own[0] or padded[1] > own[1]
+            if isinstance(error, torch.OutOfMemoryError) or not too_large:
                 raise
-            raise ConfigError(
-                f"this timm model does not take images of {x.shape[-2]}x{x.shape[-1]} (height, width), but "
-                f"of {trained_at[0]}x{trained_at[1]} or what MODEL.TIMM.KWARGS.img_size says: {error}"
-            ) from error
+            raise self._too_large((height, width)) from error
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
+        whole = [(-(-padded[0] // s), -(-padded[1] // s)) for s in self.strides]
+        features = [_resampled(feature, size) for feature, size in zip(features, whole, strict=True)]
         return [feature[..., :h, :w] for feature, (h, w) in zip(features, sizes, strict=True)]
+
+    def _too_large(self, size: tuple[int, int]) -> ConfigError:
+        own = self._sizes.own
+        return ConfigError(
+            f"this timm model takes images of up to {own[0]}x{own[1]} pixels (height x width), and these are "
+            f"{size[0]}x{size[1]}: {self._sizes.advice(size)}"
+        )
 
     def stages(self) -> list[Stage]:
         """The stem, then a stage per feature; what comes between two features belongs to the later one."""
+        known = {_flat(name) for name, _ in self._root.named_modules()}
+        if known.issuperset(self._taps) and len(set(self._taps)) == len(self._taps):
+            return self._stages_by_name()
+        if self._stage_parts is None:
+            with torch.device("meta"):
+                twin = self._create()
+            self._stage_parts = stages_by_dependency(twin, self._sizes.own)
+        names = ["stem", *(info.name for info in self.feature_info)]
+        parts = [[part(self.net, name) for name in held] for held in self._stage_parts]
+        return list(zip(names, parts, strict=True))
+
+    @property
+    def _root(self) -> nn.Module:
         children = list(self.net.children())
         # timm puts some models whole inside an extractor.
-        root = children[0] if len(children) == 1 else self.net
+        return children[0] if len(children) == 1 else self.net
+
+    def _stages_by_name(self) -> list[Stage]:
         groups: dict[str, list[nn.Module]] = {"stem": []}
         pending: list[nn.Module] = []
-        for name, module in self._parts(root, ""):
+        for name, module in self._parts(self._root, ""):
             pending.append(module)
             if name is None:
                 continue
@@ -118,10 +152,14 @@ def build_timm_body(cfg: Config) -> TimmBody:
             f"{nearest_phrase(name, timm.list_models())}; "
             'list all: python -c "import timm; print(*timm.list_models())"'
         )
-    options = dict(cfg.MODEL.TIMM.KWARGS)
-    if isinstance(options.get("out_indices"), list):
-        options["out_indices"] = tuple(options["out_indices"])
-    body = TimmBody(_create(timm, name, options, cfg))
+    options = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in cfg.MODEL.TIMM.KWARGS.items()
+    }
+    net, any_size = _create(name, options, cfg)
+    own = options.get("img_size") or net.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
+    own_size = (own, own) if isinstance(own, int) else tuple(own)
+    body = TimmBody(net, partial(_features_net, name, **{**any_size, **options}), own_size)
     if cfg.MODEL.TIMM.NORM:
         lookup(NORMS, cfg, "MODEL.TIMM.NORM")
         swap_batch_norms(body.net, norm_from_cfg(cfg, cfg.MODEL.TIMM.NORM))
@@ -138,14 +176,12 @@ def _import_timm(cfg: Config) -> ModuleType:
     return timm
 
 
-def _create(timm: ModuleType, name: str, options: dict[str, Any], cfg: Config) -> nn.Module:
-    """The feature extractor, free of its training resolution where the model has a switch for that."""
+def _create(name: str, options: dict[str, Any], cfg: Config) -> tuple[nn.Module, dict[str, Any]]:
+    """The feature extractor, and the arguments that free it of its training resolution, if it has such."""
     for any_size in _ANY_SIZE:
         arguments = {**any_size, **options}
         try:
-            net: nn.Module = timm.create_model(
-                name, features_only=True, pretrained=cfg.MODEL.TIMM.PRETRAINED, **arguments
-            )
+            net = _features_net(name, pretrained=cfg.MODEL.TIMM.PRETRAINED, **arguments)
         except TypeError as error:
             if any(key in str(error) for key in any_size.keys() - options.keys()):
                 continue
@@ -154,8 +190,30 @@ def _create(timm: ModuleType, name: str, options: dict[str, Any], cfg: Config) -
             raise ConfigError(f"timm/{name} has no such feature", "MODEL.TIMM.KWARGS", cfg) from error
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"timm/{name} gives no features: {error}", CONV_BODY, cfg) from error
-        return net
+        return net, any_size
     raise AssertionError("the last attempt adds no argument that could be refused")
+
+
+def _features_net(name: str, **arguments: Any) -> nn.Module:
+    import timm
+
+    net: nn.Module = timm.create_model(name, features_only=True, **arguments)
+    return net
+
+
+def _resampled(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) at ``size``; unchanged where it has that size."""
+    if feature.shape[-2:] == size:
+        return feature
+    return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, those that come again numbered from 2."""
+    return [
+        name if name not in names[:i] else f"{name}_{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
 
 
 def _flat(name: str) -> str:

@@ -135,6 +135,12 @@ class StatisticsOutsideTheStages(Good):
         return [(name, module) for name, module in super().stages() if name != "first"]
 
 
+class FeatureOfNoStage(Good):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.feature_info = (FeatureInfo("block.0", 8, 4),)
+
+
 class NoFeatureInfo(Good):
     def __init__(self, cfg):
         super().__init__(cfg)
@@ -176,6 +182,7 @@ def test_a_good_backbone_passes(monkeypatch):
         (Unused, "every trainable parameter.*extra.weight"),
         (MovingStatistics, "freeze.*running_mean"),
         (StatisticsOutsideTheStages, "freeze.*first.running_mean"),
+        (FeatureOfNoStage, r"stages.*block\.0.*named after no stage"),
         (NoFeatureInfo, "builds.*feature_info"),
     ],
 )

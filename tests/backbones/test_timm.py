@@ -104,8 +104,6 @@ def test_misuse_is_named():
         build("timm/resnt18")
     with pytest.raises(ConfigError, match="gives no features"):
         build("timm/mixer_s16_224", "MODEL.TIMM.KWARGS.out_indices", [99])
-    with pytest.raises(ConfigError, match="img_size"):
-        build("timm/maxvit_pico_rw_256")(torch.rand(1, 3, 64, 64))
 
 
 def test_without_timm_the_message_says_what_to_install():
@@ -121,3 +119,58 @@ except ConfigError as error:
 """
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "pip install 'convbody[timm]'" in said
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["mvitv2_tiny", "twins_svt_small", "coat_tiny", pytest.param("crossvit_9_240", marks=pytest.mark.slow)],
+)
+def test_stages_of_models_whose_features_are_named_after_no_modules(model):
+    backbone = build(f"timm/{model}", "MODEL.BACKBONE.FREEZE_CONV_BODY_AT", 1)
+    names = [name for name, _ in backbone.stages()]
+    assert names == ["stem", *(info.name for info in backbone.feature_info)] and len(set(names)) == len(names)
+    parts = {id(p) for _, modules in backbone.stages() for m in modules for p in m.parameters()}
+    assert parts == {id(p) for p in backbone.parameters()}
+    frozen = [name for name, p in backbone.named_parameters() if not p.requires_grad]
+    assert 0 < len(frozen) < len(list(backbone.parameters())) / 4, frozen
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("levit_128s", (224, 224)), ("convit_tiny", (224, 224)), ("efficientformer_l1", (100, 140))],
+)
+def test_a_model_of_one_size_takes_smaller_images_too(model, size):
+    backbone = build(f"timm/{model}")
+    x = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        features = backbone(x)
+        theirs = backbone.body.net(torch.nn.functional.pad(x, (0, 224 - size[1], 0, 224 - size[0])))
+    for info, feature, whole in zip(backbone.feature_info, features, theirs, strict=True):
+        height, width = (-(-side // info.stride) for side in size)
+        assert torch.equal(feature, whole[..., :height, :width])
+
+
+@pytest.mark.parametrize("model", ["nest_tiny", "botnet26t_256", "mvitv2_tiny"])
+def test_a_larger_image_names_the_key_and_the_key_helps(model):
+    x = torch.rand(1, 3, 280, 300)
+    with torch.no_grad(), pytest.raises(ConfigError) as error:
+        build(f"timm/{model}")(x)
+    key, _, value = str(error.value).partition("set ")[2].partition(" to ")
+    backbone = build(f"timm/{model}", key, value)
+    with torch.no_grad():
+        features = backbone(x)
+    assert [tuple(f.shape[-2:]) for f in features] == [
+        (-(-280 // info.stride), -(-300 // info.stride)) for info in backbone.feature_info
+    ]
+
+
+def test_a_larger_image_of_a_model_without_such_a_key():
+    with torch.no_grad(), pytest.raises(ConfigError, match=r"up to 224x224.*INPUT\.MAX_SIZE_TRAIN"):
+        build("timm/efficientformer_l1")(torch.rand(1, 3, 280, 300))
+
+
+def test_strides_that_do_not_divide_each_other():
+    backbone = build("timm/crossvit_9_240")
+    assert (backbone.strides, backbone.size_divisibility) == ((12, 17), 204)
+    with torch.no_grad():
+        assert [tuple(f.shape[-2:]) for f in backbone(torch.rand(1, 3, 204, 408))] == [(17, 34), (12, 24)]
