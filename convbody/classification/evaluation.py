@@ -13,6 +13,8 @@ from backbones.weights import deferred_init
 from convbody.classification.data.loader import Batch, eval_batches, open_datasets
 from convbody.classification.data.sets import LabelledImages
 from convbody.classification.model import build_classifier, network_input
+from convbody.data.errors import DataError
+from convbody.data.unread import Unread
 from convbody.training.distributed import all_gather_object, device_for
 from convbody.training.finite import require_finite
 from convbody.training.logging import setup_logging
@@ -33,7 +35,7 @@ def evaluate(model: nn.Module, cfg: Config, sets: Iterable[LabelledImages]) -> d
         ConvbodyError: the weights have diverged.
     """
     require_finite(model)
-    results = {images.name: _accuracy(model, cfg, eval_batches(cfg, images)) for images in sets}
+    results = {images.name: _accuracy(model, cfg, images) for images in sets}
     for name, accuracy in results.items():
         logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in accuracy.items()))
     if len(results) == 1:
@@ -57,15 +59,25 @@ def evaluate_checkpoint(cfg: Config) -> dict[str, float]:
     return evaluate(model.to(device_for(cfg)).eval(), cfg, sets)
 
 
-def _accuracy(model: nn.Module, cfg: Config, batches: Iterable[Batch]) -> dict[str, float]:
+def _accuracy(model: nn.Module, cfg: Config, images: LabelledImages) -> dict[str, float]:
+    unread = Unread()
+    counts = all_gather_object(_counts(model, cfg, eval_batches(cfg, images, unread)))
+    unread.report(f"the evaluation of {images.name}")
+    top1, top5, total = torch.stack(counts).sum(0).tolist()
+    if not total:
+        raise DataError(f"no image of data set {images.name!r} could be read")
+    return {"top1": top1 / total, "top5": top5 / total}
+
+
+def _counts(model: nn.Module, cfg: Config, batches: Iterable[Batch]) -> Tensor:
+    """Of all batches together, what ``_right`` gives."""
     device, dtype = next(model.parameters()).device, autocast_dtype(cfg)
     counts = torch.zeros(3, dtype=torch.int64)
     for images, labels, _ in batches:
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
             logits = model(network_input(images.to(device), cfg))
         counts += _right(logits.float().cpu(), labels)
-    top1, top5, total = torch.stack(all_gather_object(counts)).sum(0).tolist()
-    return {"top1": top1 / total, "top5": top5 / total}
+    return counts
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

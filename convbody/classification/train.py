@@ -61,6 +61,7 @@ def train_classifier(cfg: Config, *, resume: bool = False) -> TrainResult:
         notes={CONTRACT: contract.record()},
         resume=resume,
     )
+    batches.unread.report("training")
     weights = parallel.whole(result.model.state_dict())
     if distributed.is_main() and not result.interrupted:
         logger.info("wrote %s", write_body(weights, contract, output_dir))

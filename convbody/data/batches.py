@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from convbody.data.errors import DataError
 from convbody.data.sampler import BatchPlan
+from convbody.data.unread import Loaded, Unread, WithSubstitutes, skips_unread
 from convbody.training.distributed import device_for, rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
@@ -17,45 +19,53 @@ Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
 
-def numbered_batches(
-    cfg: Config,
-    dataset: Dataset[Sample | ConvbodyError],
-    groups: Sequence[int],
-    collate: Callable[[list[Sample]], Batch],
-) -> Callable[[int], Iterator[Batch]]:
+class NumberedBatches(Generic[Batch]):
     """The training batches of this process, as a function of where to start.
 
     ``batches(n)`` yields without end the batches n, n + 1, ... of the run that ``SEED`` describes. A batch
-    depends on the config and its number alone, not on ``n`` or the number of workers. All processes together
-    see SOLVER.IMS_PER_BATCH images a batch, of one of the ``groups`` (one for each image). torch's global
-    random state is left as it is.
-
-    Raises ConfigError for a batch size that the processes cannot share; ``batches`` raises the errors that
-    the data set returns as samples.
+    depends on the config, its number and the files alone, not on ``n`` or the number of workers. All
+    processes together see SOLVER.IMS_PER_BATCH images a batch, of one of the ``groups`` (one for each image).
+    torch's global random state is left as it is. An image that cannot be read ends the run, or, with
+    DATASETS.ON_ERROR "skip", another of its group takes its place, and ``unread`` has its name.
     """
-    processes = world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"a batch must hold at least one image, and the same number for each of {processes} process(es)",
-            "SOLVER.IMS_PER_BATCH",
-            cfg,
-        )
-    to_gpu = device_for(cfg).type == "cuda"
-    plan = BatchPlan(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
 
-    def batches(start: int) -> Iterator[Batch]:
+    def __init__(
+        self,
+        cfg: Config,
+        dataset: Dataset[Sample | ConvbodyError],
+        groups: Sequence[int],
+        collate: Callable[[list[Sample]], Batch],
+    ) -> None:
+        """Raises ConfigError for a batch size that the processes cannot share."""
+        processes = world_size()
+        if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+            raise ConfigError(
+                f"a batch must hold at least one image, and the same number for each of {processes} "
+                "process(es)",
+                "SOLVER.IMS_PER_BATCH",
+                cfg,
+            )
+        self.unread = Unread()
+        self._plan = BatchPlan(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+        self._dataset: Dataset[Any] = WithSubstitutes(dataset, groups) if skips_unread(cfg) else dataset
+        self._collate = partial(_collate_loaded, collate)
+        self._workers = cfg.DATALOADER.NUM_WORKERS
+        self._to_gpu = device_for(cfg).type == "cuda"
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        """The batches from number ``start`` on. Raises the errors that the data set returns as samples."""
         loader = DataLoader(
-            dataset,
-            batch_sampler=plan.batches_from(start, rank(), processes),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=unless_broken(collate),
-            pin_memory=to_gpu,  # out of locked pages a GPU copies by itself, while the program goes on
+            self._dataset,
+            batch_sampler=self._plan.batches_from(start, rank(), world_size()),
+            num_workers=self._workers,
+            collate_fn=self._collate,
+            pin_memory=self._to_gpu,  # out of locked pages a GPU copies by itself, while the program goes on
             # Without a generator of its own, a loader draws from the global one for every iterator it makes.
             generator=torch.Generator(),
         )
-        yield from raising(loader)
-
-    return batches
+        for batch, errors in raising(loader):
+            self.unread.add(errors)
+            yield batch
 
 
 def unless_broken(
@@ -63,6 +73,13 @@ def unless_broken(
 ) -> Callable[[list[Sample | ConvbodyError]], Batch | ConvbodyError]:
     """``collate``, or the first error among the samples: raised in a worker, it would be a long traceback."""
     return partial(_collate_unless_broken, collate)
+
+
+def without_unread(
+    collate: Callable[[list[Sample]], Batch],
+) -> Callable[[list[Sample | ConvbodyError]], tuple[Batch | None, list[DataError]] | ConvbodyError]:
+    """``collate`` of the samples that could be read, None for none of them, and the errors of the others."""
+    return partial(_collate_readable, collate)
 
 
 def raising(batches: Iterable[Batch | ConvbodyError]) -> Iterator[Batch]:
@@ -82,3 +99,22 @@ def _collate_unless_broken(
             return sample
         whole.append(sample)
     return collate(whole)
+
+
+def _collate_readable(
+    collate: Callable[[list[Sample]], Batch], samples: list[Sample | ConvbodyError]
+) -> tuple[Batch | None, list[DataError]] | ConvbodyError:
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    readable = [sample for sample in samples if not isinstance(sample, DataError)]
+    batch = _collate_unless_broken(collate, readable) if readable else None
+    return batch if isinstance(batch, ConvbodyError) else (batch, errors)
+
+
+def _collate_loaded(
+    collate: Callable[[list[Sample]], Batch], samples: list[Sample | Loaded[Sample] | ConvbodyError]
+) -> tuple[Batch, list[DataError]] | ConvbodyError:
+    """The batch, and the errors of images that others took the place of."""
+    errors = [error for sample in samples if isinstance(sample, Loaded) for error in sample.errors]
+    plain = [sample.sample if isinstance(sample, Loaded) else sample for sample in samples]
+    batch = _collate_unless_broken(collate, plain)
+    return batch if isinstance(batch, ConvbodyError) else (batch, errors)

@@ -76,6 +76,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         notes=_notes(cfg, model, known),
         resume=resume,
     )
+    batches.unread.report("training")
     if cfg.DATASETS.TEST and not result.interrupted:
         # Nothing new where a finished run was resumed: the page is made of what that run has left.
         results = latest or _saved_results(cfg, output_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
     start = begin(run, checkpoints, resume)
     if distributed.is_main():
         (folder / "config.yaml").write_text(cfg.dump())
-    streams = _Streams([train_batches(cfg, part) for part in parts])
+    batches = [train_batches(cfg, part) for part in parts]
+    streams = _Streams(batches)
     with MetricsLog(folder, start, cfg.SOLVER.TENSORBOARD) as log, StopRequest() as stop:
         for step in range(start, plan.total):
             moment, done = plan.at(step), step + 1
@@ -89,13 +90,15 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
             if stopping and done < plan.total:
                 logger.info("stopped by a signal after step %d; --resume goes on from there", done)
                 return SearchResult(done, model.theta.detach().cpu(), interrupted=True)
+    for part in batches:
+        part.unread.report("training")
     return SearchResult(plan.total, model.theta.detach().cpu(), interrupted=False)
 
 
 class _Streams:
     """The batches of both parts, each from the first one asked for on."""
 
-    def __init__(self, batches: list[Callable[[int], Iterator[Batch]]]) -> None:
+    def __init__(self, batches: Sequence[Callable[[int], Iterator[Batch]]]) -> None:
         self._batches = batches
         self._open: dict[bool, Iterator[Batch]] = {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -14,9 +14,10 @@ from convbody.classification.data.catalog import find_entry
 from convbody.classification.data.sets import LabelledImages, open_images
 from convbody.classification.data.transforms import eval_transforms, train_transforms
 from convbody.classification.model import image_channels
-from convbody.data.batches import numbered_batches, raising, unless_broken
+from convbody.data.batches import NumberedBatches, raising, without_unread
 from convbody.data.errors import DataError
 from convbody.data.sampler import Draw
+from convbody.data.unread import Unread, skips_unread
 from convbody.training.distributed import rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
@@ -45,23 +46,33 @@ def open_datasets(cfg: Config, key: str) -> list[LabelledImages]:
     return found
 
 
-def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> Callable[[int], Iterator[Batch]]:
-    """The training batches of this process, as :func:`convbody.data.batches.numbered_batches` has them."""
+def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> NumberedBatches[Batch]:
+    """The training batches of this process, as :class:`convbody.data.batches.NumberedBatches` has them."""
     dataset = TrainImages(cfg, sets)
-    return numbered_batches(cfg, dataset, [0] * len(dataset), _collate)
+    return NumberedBatches(cfg, dataset, [0] * len(dataset), _collate)
 
 
-def eval_batches(cfg: Config, images: LabelledImages) -> Iterator[Batch]:
-    """This process's share of a test set, once: rank r has images r, r + world size, ..."""
+def eval_batches(cfg: Config, images: LabelledImages, unread: Unread) -> Iterator[Batch]:
+    """This process's share of a test set, once: rank r has images r, r + world size, ...
+
+    Where DATASETS.ON_ERROR says so, ``unread`` receives the images that cannot be read. Otherwise the first
+    of them is raised as a DataError.
+    """
+    skips = skips_unread(cfg)
     loader = DataLoader(
         EvalImages(cfg, images),
         batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
         sampler=range(rank(), len(images), world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=unless_broken(_collate),
+        collate_fn=without_unread(_collate),
         generator=torch.Generator(),
     )
-    yield from raising(loader)
+    for batch, errors in raising(loader):
+        if errors and not skips:
+            raise errors[0]
+        unread.add(errors)
+        if batch is not None:
+            yield batch
 
 
 class TrainImages(Dataset[Sample | ConvbodyError]):

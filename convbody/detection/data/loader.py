@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from convbody.data.batches import numbered_batches
+from convbody.data.batches import NumberedBatches
 from convbody.data.classes import ClassNames, check_known, check_same, listed
 from convbody.data.errors import DataError
 from convbody.data.sampler import Draw, aspect_groups
@@ -84,17 +84,15 @@ def train_datasets(cfg: Config, known: Known | None = None) -> list[CocoDataset]
     return datasets
 
 
-def build_train_batches(
-    cfg: Config, datasets: Sequence[CocoDataset] | None = None
-) -> Callable[[int], Iterator[Batch]]:
-    """The training batches of this process, as :func:`convbody.data.batches.numbered_batches` has them.
+def build_train_batches(cfg: Config, datasets: Sequence[CocoDataset] | None = None) -> NumberedBatches[Batch]:
+    """The training batches of this process, as :class:`convbody.data.batches.NumberedBatches` has them.
 
     Each is ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already
     augmented and resized. ``datasets`` are those of DATASETS.TRAIN where they have been opened already.
     """
     dataset = TrainDataset(cfg, train_datasets(cfg) if datasets is None else datasets)
     groups = dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING)
-    return numbered_batches(cfg, dataset, groups, _collate)
+    return NumberedBatches(cfg, dataset, groups, _collate)
 
 
 def check_class_count(cfg: Config, needs: TargetNeeds, dataset: CocoDataset) -> None:

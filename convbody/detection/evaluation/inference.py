@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
+from convbody.data.errors import DataError
+from convbody.data.unread import Unread
 from convbody.detection.data import CocoDataset
 from convbody.detection.masks import EncodedMasks, encode, masks_of
 from convbody.detection.model import Detector
@@ -34,8 +36,12 @@ def detect(
     dtype: torch.dtype = torch.float32,
     workers: int = 1,
     mask_threshold: float = 0.5,
+    unread: Unread | None = None,
 ) -> dict[int, tuple[int, list[Record]]]:
     """Index -> (image id, COCO records) for each of ``indices``.
+
+    Images that cannot be read are left out where ``unread`` is there to name them; otherwise the first one
+    raises its DataError.
 
     The model is put in evaluation mode and back into the mode it came in. With a ``dtype`` below float32 it
     runs under autocast. ``workers`` threads load images ahead; no random state is touched.
@@ -46,8 +52,9 @@ def detect(
     was_training = model.training
     model.eval()
     started = last_line = time.monotonic()
+    ahead = _load_ahead(dataset, indices, workers)
     try:
-        for batch in _batches(zip(indices, _load_ahead(dataset, indices, workers), strict=True), batch_size):
+        for batch in _batches(_readable(zip(indices, ahead, strict=True), unread), batch_size):
             images = [image.to(device) for _, image in batch]
             for (index, _), output in zip(batch, run_model(model, images, dtype), strict=True):
                 image_id = dataset.images[index].id
@@ -66,6 +73,7 @@ def detect(
                     left,
                 )
     finally:
+        ahead.close()  # here, and not where it is collected, which may be one of its own threads
         model.train(was_training)
     return found
 
@@ -147,15 +155,32 @@ def output_of_records(records: Sequence[Record], label_to_category: Mapping[int,
     return output
 
 
-def _load_ahead(dataset: CocoDataset, indices: Sequence[int], workers: int) -> Iterator[Tensor]:
-    """The images, uint8, in order, a few loaded ahead by threads: an error is raised as it was there."""
+def _readable(
+    images: Iterable[tuple[int, Tensor | DataError]], unread: Unread | None
+) -> Iterator[tuple[int, Tensor]]:
+    for index, image in images:
+        if not isinstance(image, DataError):
+            yield index, image
+        elif unread is not None:
+            unread.add([image])
+        else:
+            raise image
 
-    def load(index: int) -> Tensor:
-        return pil_to_tensor(dataset.picture(index))
+
+def _load_ahead(
+    dataset: CocoDataset, indices: Sequence[int], workers: int
+) -> Generator[Tensor | DataError, None, None]:
+    """The images, uint8, in order, or why they cannot be read; a few are loaded ahead by threads."""
+
+    def load(index: int) -> Tensor | DataError:
+        try:
+            return pil_to_tensor(dataset.picture(index))
+        except DataError as error:
+            return error
 
     threads = max(1, workers)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[Future[Tensor], int]] = deque()
+        waiting: deque[tuple[Future[Tensor | DataError], int]] = deque()
         pixels = 0
         for index in indices:
             record = dataset.images[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class EvaluationResult:
     """Wall-clock time of the detector over the whole data set, loading of the images included."""
     predictions: list[dict[str, Any]]
     """Detections in COCO's results format, in the order of the data set."""
+    skipped: list[str] = field(default_factory=list)
+    """What was wrong with each image that could not be read; they count for nothing."""
 
     def save(self, folder: Path) -> None:
         """Write ``metrics.json`` (all but the detections) and ``predictions.json`` (COCO results format)."""
@@ -61,7 +63,8 @@ class EvaluationResult:
     def table(self) -> str:
         """The metrics, and a row per class, as text for a terminal or a log."""
         tasks = list(dict.fromkeys(name.split("/")[0] for name in self.metrics))
-        lines = [f"{self.dataset}: {self.images} images in {self.seconds:.1f} s"]
+        less = f", {len(self.skipped)} more could not be read" if self.skipped else ""
+        lines = [f"{self.dataset}: {self.images} images in {self.seconds:.1f} s{less}"]
         for task in tasks:
             values = {n.split("/")[1]: v for n, v in self.metrics.items() if n.startswith(f"{task}/")}
             lines.append(

@@ -6,12 +6,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from convbody.data.errors import DataError
+from convbody.data.unread import Unread, skips_unread
 from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.evaluators import choose_evaluator
 from convbody.detection.evaluation.inference import Record, detect
@@ -32,11 +35,13 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     TEST.IMS_PER_BATCH, and all get the same result, in the order of the data set. Runs under autocast when
     DTYPE is not "float32". What is scored follows from the config: boxes, masks with MODEL.MASK_ON, keypoints
     with MODEL.KEYPOINT_ON; the recall of proposals alone with MODEL.RPN_ONLY. TEST.EVALUATOR says by whom.
+    An image that cannot be read counts for nothing where DATASETS.ON_ERROR is "skip".
 
     Raises:
-        ConvbodyError: the weights have diverged.
+        ConvbodyError: the weights have diverged, or an image cannot be read.
     """
     evaluator = choose_evaluator(cfg)
+    unread = Unread() if skips_unread(cfg) else None
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
     require_finite(bare_model)
@@ -48,14 +53,19 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
         dtype=autocast_dtype(cfg),
         workers=cfg.DATALOADER.NUM_WORKERS,
         mask_threshold=cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD,
+        unread=unread,
     )
     found = {index: entry for part in all_gather_object(share) for index, entry in part.items()}
     seconds = time.monotonic() - started
+    skipped = unread.report(f"the evaluation of {name}") if unread else []
+    if not found:
+        raise DataError(f"no image of data set {name!r} could be read")
     result = None
     if is_main():
         image_ids = [found[index][0] for index in sorted(found)]
         records = [record for index in sorted(found) for record in found[index][1]]
         result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds, evaluator)
+        result = replace(result, skipped=skipped)
         log.info("%s", result.table())
     result = broadcast_object(result)
     assert result is not None  # the main process's

@@ -8,6 +8,7 @@ from PIL import Image
 
 from convbody.classification.data import loader
 from convbody.data.errors import DataError
+from convbody.data.unread import Unread
 from registry import ConfigError
 
 AUGMENTED = {
@@ -79,12 +80,16 @@ def test_pictures_of_any_size_become_the_central_square(cls_cfg, bars_root):
         }
     )
     (pets,) = loader.open_datasets(cfg, "DATASETS.TEST")
-    ((images, labels, _),) = loader.eval_batches(cfg, pets)
+    ((images, labels, _),) = loader.eval_batches(cfg, pets, Unread())
     assert images.shape == (2, 3, 8, 8) and labels.tolist() == [0, 1]
     assert images[0, :, 4, 4].tolist() == [10, 20, 30]
     (bars_root / "pets" / "b" / "x.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"b/x\.png"):
-        list(loader.eval_batches(cfg, pets))
+        list(loader.eval_batches(cfg, pets, Unread()))
+    cfg.DATASETS.ON_ERROR, unread = "skip", Unread()
+    ((images, labels, _),) = loader.eval_batches(cfg, pets, unread)
+    assert images.shape == (1, 3, 8, 8) and labels.tolist() == [0]
+    assert [name.count("b/x.png") for name in unread.report("the test")] == [1]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +120,4 @@ def test_a_mistake_names_the_key(cls_cfg, changes, message):
 def test_a_test_crop_larger_than_its_image_is_refused(cls_cfg):
     cfg = cls_cfg({"INPUT.CLASSIFICATION.RESIZE_TEST": 7})
     with pytest.raises(ConfigError, match="RESIZE_TEST"):
-        next(loader.eval_batches(cfg, loader.open_datasets(cfg, "DATASETS.TEST")[0]))
+        next(loader.eval_batches(cfg, loader.open_datasets(cfg, "DATASETS.TEST")[0], Unread()))

@@ -230,6 +230,39 @@ def test_an_image_that_breaks_later_is_named_in_one_line(make_dataset, cfg_for, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_later_is_left_out_and_named(make_dataset, cfg_for, caplog, workers):
+    # 1 to 3 are landscape, 4 and 5 portrait.
+    sizes = ((40, 30),) * 3 + ((30, 40),) * 2
+    ann_file = make_dataset([{"image_id": i, **BOX} for i in range(1, 6)], sizes)
+    options = ["DATALOADER.NUM_WORKERS", workers, "DATASETS.ON_ERROR", "skip", "SOLVER.IMS_PER_BATCH", 2]
+    batches = build_train_batches(cfg_for(ann_file.parent / "images", ann_file, *options))
+    whole = list(islice(batches(0), 10))
+    for broken in (2, 4):
+        (ann_file.parent / "images" / f"{broken}.png").write_bytes(b"gone")
+    seen = list(islice(batches(0), 10))
+    for (images, targets), (_, before) in zip(seen, whole, strict=True):
+        assert len(images) == 2, "a batch stays whole"
+        assert len({image.shape[1] > image.shape[2] for image in images}) == 1, "and of one aspect"
+        ids = [(target["image_id"], other["image_id"]) for target, other in zip(targets, before, strict=True)]
+        assert all(now not in (2, 4) and (now == old or old in (2, 4)) for now, old in ids)
+    for batch, again in zip(islice(batches(4), 6), seen[4:], strict=True):
+        assert_same(batch, again)
+    report = batches.unread.report("training")
+    assert len(report) == 2 and all("not an image" in line for line in report)
+    assert caplog.text.count("2.png") == 2, "once when it is met, and once at the end"
+    assert "2 images left out of training, as DATASETS.ON_ERROR says" in caplog.text
+
+
+def test_a_folder_that_is_gone_ends_the_run_all_the_same(make_dataset, cfg_for):
+    ann_file = make_dataset([{"image_id": i, **BOX} for i in (1, 2)], sizes=((40, 30),) * 2)
+    batches = build_train_batches(cfg_for(ann_file.parent / "images", ann_file, "DATASETS.ON_ERROR", "skip"))
+    for i in (1, 2):
+        (ann_file.parent / "images" / f"{i}.png").unlink()
+    with pytest.raises(DataError, match="2 images in a row cannot be read, the last of them: .*no such file"):
+        next(batches(0))
+
+
 def test_mistakes_stop_a_run_or_are_left_out(make_dataset, cfg_for, caplog):
     ann_file = make_dataset(
         [

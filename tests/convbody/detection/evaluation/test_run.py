@@ -110,6 +110,16 @@ def test_an_image_that_breaks_is_named(shapes, tmp_path):
     (copy / "images" / "000004.png").write_bytes(b"no picture")
     with pytest.raises(ConvbodyError, match="000004.png"):
         evaluate(model, dataset, cfg)
+    cfg.DATASETS.ON_ERROR = "skip"
+    result = evaluate(model, dataset, cfg)
+    assert result.images == 6 and 4 not in result.image_f1
+    assert len(result.skipped) == 1 and "000004.png" in result.skipped[0]
+    assert "6 images" in result.table() and "1 more could not be read" in result.table()
+    assert result.metrics["bbox/AP"] == 1, "the objects of the image are not asked for"
+    for file in (copy / "images").iterdir():
+        file.unlink()
+    with pytest.raises(ConvbodyError, match="no image of data set 'test' could be read"):
+        evaluate(model, dataset, cfg)
 
 
 def test_cocos_own_table_goes_to_the_log_and_not_to_stdout(shapes, caplog, capsys):
