@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
+from registry.allowed import Allowed, declare
 from registry.errors import ConfigError
 from registry.tree import Config, value_of
 
@@ -41,6 +42,7 @@ def config_section(
     json_keys: Sequence[str] = (),
     paths: Sequence[str] = (),
     beside_config: Mapping[str, tuple[str, ...]] | None = None,
+    allowed: Mapping[str, Allowed] | None = None,
 ) -> Callable[[SectionFunction], SectionFunction]:
     """Declares default keys under ``path`` ("MODEL.RESNETS", or "" for the top level).
 
@@ -53,8 +55,10 @@ def config_section(
     ``$VARIABLES`` are replaced as the config is read. ``beside_config`` are keys whose paths may be relative
     to the config file that sets them. A file that exists is kept by its absolute path, so that a saved config
     means the same in every folder. Each has the suffixes that make a name a path; () makes every name one.
+    ``allowed`` are the ranges and lengths of keys; a value outside is an error as the config is read.
     """
     beside_config = beside_config or {}
+    declare(path, allowed or {})
     JSON_KEYS.update(_dotted(path, name) for name in json_keys)
     PATH_KEYS.update(_dotted(path, name) for name in (*paths, *beside_config))
     BESIDE_CONFIG.update({_dotted(path, name): suffixes for name, suffixes in beside_config.items()})

@@ -11,6 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from registry.allowed import check_allowed
 from registry.config import BESIDE_CONFIG, JSON_KEYS, PATH_KEYS
 from registry.errors import ConfigError, UnknownKeyError, nearest_phrase, shown, source_phrase
 from registry.paths import expand, found_at
@@ -89,7 +90,9 @@ def assign(cfg: Config, key: str, value: Any, source: str) -> None:
         return
     if key in JSON_KEYS and isinstance(value, dict):
         value = json.dumps(value)
-    node[leaf] = _with_paths(key, coerce(key, value, node[leaf], source), source)
+    value = coerce(key, value, node[leaf], source)
+    check_allowed(key, value, source)
+    node[leaf] = _with_paths(key, value, source)
     cfg.sources[key] = source
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry import config_section
+from registry.allowed import above, at_least, between, each
 
 
 @config_section("MODEL")
@@ -29,7 +30,19 @@ def detector_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.RPN")
+@config_section(
+    "MODEL.RPN",
+    allowed={
+        "ANCHOR_SIZES": each(above(0)),
+        "ANCHOR_STRIDE": each(above(0)),
+        "ASPECT_RATIOS": each(above(0.0)),
+        "FG_IOU_THRESHOLD": between(0.0, 1.0),
+        "BG_IOU_THRESHOLD": between(0.0, 1.0),
+        "BATCH_SIZE_PER_IMAGE": at_least(1),
+        "POSITIVE_FRACTION": between(0.0, 1.0),
+        "NMS_THRESH": between(0.0, 1.0),
+    },
+)
 def rpn_defaults() -> dict[str, Any]:
     """The region proposal network."""
     return {
@@ -69,7 +82,17 @@ def rpn_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.ROI_HEADS")
+@config_section(
+    "MODEL.ROI_HEADS",
+    allowed={
+        "FG_IOU_THRESHOLD": between(0.0, 1.0),
+        "BG_IOU_THRESHOLD": between(0.0, 1.0),
+        "BBOX_REG_WEIGHTS": each(above(0.0), 4),
+        "BATCH_SIZE_PER_IMAGE": at_least(1),
+        "POSITIVE_FRACTION": between(0.0, 1.0),
+        "NMS": between(0.0, 1.0),
+    },
+)
 def roi_heads_defaults() -> dict[str, Any]:
     """What the heads on proposals share."""
     return {
@@ -173,7 +196,19 @@ def keypoint_head_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.RETINANET")
+@config_section(
+    "MODEL.RETINANET",
+    allowed={
+        "ANCHOR_SIZES": each(above(0)),
+        "ASPECT_RATIOS": each(above(0.0)),
+        "ANCHOR_STRIDES": each(above(0)),
+        "OCTAVE": above(0.0),
+        "SCALES_PER_OCTAVE": at_least(1),
+        "FG_IOU_THRESHOLD": between(0.0, 1.0),
+        "BG_IOU_THRESHOLD": between(0.0, 1.0),
+        "NMS_TH": between(0.0, 1.0),
+    },
+)
 def retinanet_defaults() -> dict[str, Any]:
     """RetinaNet (Lin et al. 2017, arXiv 1708.02002)."""
     return {

@@ -5,9 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from registry import config_section
+from registry.allowed import above, at_least, between, each
 
 
-@config_section("SOLVER")
+@config_section(
+    "SOLVER",
+    allowed={
+        "BASE_LR": at_least(0.0),
+        "BIAS_LR_FACTOR": at_least(0.0),
+        "LAYER_DECAY": at_least(0.0),
+        "MOMENTUM": between(0.0, 1.0),
+        "BETAS": each(between(0.0, 0.9999999), 2),
+        "WEIGHT_DECAY": at_least(0.0),
+        "WEIGHT_DECAY_BIAS": at_least(0.0),
+        "GAMMA": at_least(0.0),
+        "END_FACTOR": at_least(0.0),
+        "WARMUP_FACTOR": at_least(0.0),
+        "WARMUP_ITERS": at_least(0),
+        "CLIP_GRADIENTS.CLIP_VALUE": above(0.0),
+        "CLIP_GRADIENTS.NORM_TYPE": above(0.0),
+        "EMA.DECAY": between(0.0, 1.0),
+        "PRECISE_BN.BATCHES": at_least(1),
+    },
+)
 def solver_defaults() -> dict[str, Any]:
     """Optimiser, schedule, checkpoints. Periods count iterations: steps of the optimiser."""
     return {
@@ -55,7 +75,7 @@ def solver_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("", paths=("OUTPUT_DIR",))
+@config_section("", paths=("OUTPUT_DIR",), allowed={"SEED": between(-(2**62), 2**62)})
 def run_defaults() -> dict[str, Any]:
     """Keys of a run as a whole."""
     return {

@@ -138,6 +138,7 @@ def device_for(cfg: Config) -> torch.device:
     except RuntimeError:
         raise ConfigError("no such kind of device; use cuda or cpu", "MODEL.DEVICE", cfg) from None
     if device.type != "cuda":
+        _check_works(device, cfg)
         return device
     if not torch.cuda.is_available():
         _say_no_gpu()
@@ -149,6 +150,15 @@ def device_for(cfg: Config) -> torch.device:
         count = torch.cuda.device_count()
         raise ConfigError(f"GPU {index} asked for, but this machine has {count}", "MODEL.DEVICE", cfg)
     return torch.device("cuda", index)
+
+
+def _check_works(device: torch.device, cfg: Config) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            "this torch does not compute on it; use cuda or cpu", "MODEL.DEVICE", cfg
+        ) from error
 
 
 @cache

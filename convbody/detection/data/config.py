@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from registry import Config, config_section
+from registry.allowed import above, at_least, between, each
 
 
-@config_section("INPUT")
+@config_section(
+    "INPUT",
+    allowed={
+        "MIN_SIZE_RANGE_TRAIN": each(at_least(-1), 2),
+        "PIXEL_MEAN": each(between(-1e6, 1e6)),
+        "PIXEL_STD": each(above(0.0)),
+        "BRIGHTNESS": at_least(0.0),
+        "CONTRAST": at_least(0.0),
+        "SATURATION": at_least(0.0),
+        "HORIZONTAL_FLIP_PROB_TRAIN": between(0.0, 1.0),
+        "VERTICAL_FLIP_PROB_TRAIN": between(0.0, 1.0),
+    },
+)
 def input_defaults() -> dict[str, Any]:
     """How an image becomes the tensor that the network sees."""
     return {
@@ -70,7 +83,7 @@ def datasets_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("DATALOADER")
+@config_section("DATALOADER", allowed={"NUM_WORKERS": at_least(0), "SIZE_DIVISIBILITY": at_least(0)})
 def dataloader_defaults() -> dict[str, Any]:
     """How batches are put together."""
     return {

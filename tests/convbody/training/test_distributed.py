@@ -13,7 +13,7 @@ from ranks import run_ranks
 
 import convbody
 from convbody.training import distributed
-from registry import ConfigError
+from registry import ConfigError, load_cfg
 
 
 def run_two(folder, changes, **options):
@@ -106,3 +106,9 @@ def test_devices():
     assert distributed.device_for(toy.config(MODEL__DEVICE="cuda")).type == expected
     with pytest.raises(ConfigError, match="MODEL.DEVICE = 'gpu'"):
         distributed.device_for(toy.config(MODEL__DEVICE="gpu"))
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xla", "gpu", ""])
+def test_a_device_that_cannot_compute_is_refused(name):
+    with pytest.raises(ConfigError, match=r"use cuda or cpu \(MODEL.DEVICE"):
+        distributed.device_for(load_cfg(None, ["MODEL.DEVICE", name]))
