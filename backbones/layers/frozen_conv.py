@@ -7,9 +7,7 @@ dict do not change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +46,29 @@ def frozen_conv_norm(
             x = x.to(dtype)
         out: Tensor = _ScaledConv.apply(x, conv.weight, scale, shift, options)
         return finished(out, residual, relu)
-    return _convolve(x, _kept_product(conv, scale), shift, options, residual, relu)
+    if _is_lighter_behind(x, conv.weight, conv.stride):
+        out = _convolve(x, conv.weight, None, options)
+        return finished(out.mul_(scale[:, None, None]).add_(shift[:, None, None]), residual, relu)
+    return _convolve(x, _scaled(conv.weight, scale), shift, options, residual, relu)
+
+
+def _is_lighter_behind(x: Tensor, weight: Tensor, stride: Any) -> bool:
+    """Whether scaling the output costs less than scaling the weight, as on small maps with many channels.
+
+    Nothing is kept from call to call: no count that torch keeps tells of every change of a weight.
+    """
+    positions = x.shape[0] * x.shape[2] * x.shape[3] // (stride[0] * stride[1])
+    wide = x.dtype is weight.dtype and weight.dtype in (torch.float32, torch.float64)
+    return wide and 2 * positions < weight[0].numel() and autocast_dtype(x.device.type) is None
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor, options: Any, residual: Tensor | None = None, relu: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Any,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     if _is_quick(x, weight, options):
         return fused_conv2d(x, weight, bias, residual, relu)
@@ -98,37 +114,3 @@ def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, options: Any) ->
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     return (weight * scale[:, None, None, None]).to(weight.dtype)
-
-
-@dataclass(frozen=True)
-class _Product:
-    weight_state: tuple[int, int]
-    first_filter: Tensor
-    scale: Tensor
-    value: Tensor
-
-
-_PRODUCTS: WeakKeyDictionary[nn.Conv2d, _Product] = WeakKeyDictionary()
-
-
-def _kept_product(conv: nn.Conv2d, scale: Tensor) -> Tensor:
-    """``weight * scale``, kept from call to call on CPUs: making it can cost 5% of a small image's time.
-
-    It is made anew when weight or norm have changed. torch counts the changes of a tensor, except those made
-    through ``.data``: the first filter shows them.
-    """
-    weight = conv.weight.detach()
-    if weight.device.type != "cpu" or type(weight) is not Tensor or weight.is_inference():
-        return _scaled(weight, scale)
-    state = (weight._version, weight.data_ptr())
-    kept = _PRODUCTS.get(conv)
-    if (
-        kept is None
-        or kept.weight_state != state
-        or not torch.equal(kept.scale, scale)
-        or not torch.equal(kept.first_filter, weight[:1])
-    ):
-        with torch.inference_mode(False), torch.no_grad():
-            kept = _Product(state, weight[:1].clone(), scale, _scaled(weight, scale))
-        _PRODUCTS[conv] = kept
-    return kept.value

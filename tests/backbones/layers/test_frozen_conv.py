@@ -28,8 +28,8 @@ def pair(dtype=torch.float64, norm=FrozenBatchNorm2d, **options):
     return conv.to(dtype), randomised(norm(6), generator).to(dtype).eval()
 
 
-def image(dtype=torch.float64, **options):
-    return torch.randn(2, 4, 7, 8, dtype=dtype, generator=torch.Generator().manual_seed(2), **options)
+def image(dtype=torch.float64, size=(7, 8), **options):
+    return torch.randn(2, 4, *size, dtype=dtype, generator=torch.Generator().manual_seed(2), **options)
 
 
 @settings(deadline=None, max_examples=30)
@@ -85,20 +85,75 @@ def test_only_input_and_weight_are_kept_for_the_backward_pass():
     assert big == {x.data_ptr(), conv.weight.data_ptr()}
 
 
-def changed_by_loading(conv, norm):
+def loaded(conv, norm):
     conv.load_state_dict({"weight": conv.weight * 2})
 
 
-def changed_through_data(conv, norm):
-    conv.weight.data.mul_(0.5)
+def edited_through_data(conv, norm):
+    conv.weight.data[-1] *= 0.5  # one filter, and no version of the tensor counts it
 
 
-def changed_by_a_new_weight(conv, norm):
+def edited_through_a_view(conv, norm):
+    conv.weight.data[3:4].view(-1)[::2].zero_()
+
+
+def edited_through_numpy(conv, norm):
+    conv.weight.detach().numpy()[2, 1] += 1
+
+
+def edited_through_a_detached_tensor(conv, norm):
+    conv.weight.detach()[5].neg_()
+
+
+def two_filters_swapped(conv, norm):
+    conv.weight.data[[1, 4]] = conv.weight.data[[4, 1]]
+
+
+def changed_in_place(conv, norm):
+    conv.weight.mul_(1.5)
+
+
+def copied_into(conv, norm):
+    conv.weight.copy_(conv.weight.flip(0))
+
+
+def set_to_other_memory(conv, norm):
+    conv.weight.set_(conv.weight.detach().flip(1).contiguous())
+
+
+def given_other_data(conv, norm):
+    conv.weight.data = conv.weight.data.flip(2).contiguous()
+
+
+def given_another_parameter(conv, norm):
     conv.weight = nn.Parameter(conv.weight.detach().clone() + 1)
 
 
-def changed_statistics(conv, norm):
-    norm.running_var.mul_(3)
+def stepped(conv, norm):
+    conv.weight.grad = torch.ones_like(conv.weight)
+    torch.optim.SGD([conv.weight], lr=0.5).step()
+
+
+def parametrized(conv, norm):
+    nn.utils.parametrize.register_parametrization(conv, "weight", nn.Tanh())
+
+
+def normed(conv, norm):
+    torch.nn.utils.weight_norm(conv)
+    conv.weight_g.mul_(3)
+
+
+def moved_to_channels_last(conv, norm):
+    conv.to(memory_format=torch.channels_last)
+    conv.weight.data[-1] *= 2
+
+
+def given_statistics(conv, norm):
+    norm.running_var.data[-1] *= 3
+
+
+def given_a_scale(conv, norm):
+    norm.weight.data = norm.weight.data * 2
 
 
 def changed_type(conv, norm):
@@ -106,19 +161,58 @@ def changed_type(conv, norm):
     norm.float()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [changed_by_loading, changed_through_data, changed_by_a_new_weight, changed_statistics, changed_type],
-)
-@torch.no_grad()
-def test_what_is_kept_follows_every_change(change):
-    conv, norm = pair()
-    before = conv_norm(conv, norm, image())
-    change(conv, norm)
-    x = image(conv.weight.dtype)
-    after = conv_norm(conv, norm, x)
-    torch.testing.assert_close(after, norm(conv(x)))
+CHANGES = [
+    *[
+        loaded,
+        edited_through_data,
+        edited_through_a_view,
+        edited_through_numpy,
+        edited_through_a_detached_tensor,
+    ],
+    *[two_filters_swapped, changed_in_place, copied_into, set_to_other_memory, given_other_data],
+    *[given_another_parameter, stepped, parametrized, normed, moved_to_channels_last],
+    *[given_statistics, given_a_scale, changed_type],
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("size", [(7, 8), (2, 2)], ids=["the weight is scaled", "the output is scaled"])
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "without autograd"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_counts_at_once(change, size, frozen):
+    conv, norm = pair(padding=1)
+    conv.requires_grad_(not frozen)
+    with torch.set_grad_enabled(frozen):
+        before = conv_norm(conv, norm, image(size=size))
+    with torch.no_grad():
+        change(conv, norm)
+        x = image(conv.weight.dtype, size=size)
+        wanted = norm(conv(x))
+    with torch.set_grad_enabled(frozen):
+        after = conv_norm(conv, norm, x)
+    torch.testing.assert_close(after, wanted)
     assert change is changed_type or not torch.allclose(after, before)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+    residual=st.booleans(),
+    relu=st.booleans(),
+    size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
+)
+def test_without_autograd_values_are_those_of_the_two(kernel, stride, groups, bias, residual, relu, size):
+    conv, norm = pair(kernel_size=kernel, stride=stride, groups=groups, bias=bias)
+    x = image(size=size)
+    with torch.no_grad():
+        wanted = norm(conv(x))
+        other = torch.ones_like(wanted) if residual else None
+        found = frozen_conv_norm(conv, norm, x, other, relu)
+    wanted = wanted + 1 if residual else wanted
+    torch.testing.assert_close(found, wanted.relu() if relu else wanted, rtol=1e-11, atol=1e-11)
 
 
 def test_training_goes_on_after_inference_mode():
@@ -129,15 +223,6 @@ def test_training_goes_on_after_inference_mode():
     x = image(requires_grad=True)
     conv_norm(conv, norm, x).sum().backward()
     assert x.grad is not None
-
-
-def test_a_copy_keeps_nothing_of_the_original():
-    conv, norm = pair()
-    with torch.no_grad():
-        conv_norm(conv, norm, image())
-        other = copy.deepcopy(conv)
-        other.weight.mul_(2)
-        torch.testing.assert_close(conv_norm(other, norm, image()), norm(other(image())))
 
 
 def test_under_autocast_the_output_has_its_type_and_the_weight_gets_its_gradient():
