@@ -12,9 +12,7 @@ differs in any digit.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import sys
 import time
 from typing import Any
@@ -22,9 +20,10 @@ from typing import Any
 import measure
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
+from convbody.detection.data.records import Annotation, Category, ImageRecord
 from convbody.detection.evaluation.scoring import TaskScores, score
+from convbody.detection.evaluation.truth import GroundTruth
 
 EVALUATORS = ("pycocotools", "hotcoco")
 TASKS = ("bbox", "segm", "keypoints")
@@ -32,7 +31,7 @@ HEIGHT, WIDTH, CLASSES, KEYPOINTS = 480, 640, 80, 17
 OBJECTS, DETECTIONS = 7, 9
 
 
-def draw(images: int, task: str, seed: int = 0) -> tuple[COCO, list[dict[str, Any]]]:
+def draw(images: int, task: str, seed: int = 0) -> tuple[GroundTruth, list[dict[str, Any]]]:
     """Ground truth, and detections of which most lie near an object."""
     rng = np.random.default_rng(seed)
     annotations, records = [], []
@@ -42,76 +41,79 @@ def draw(images: int, task: str, seed: int = 0) -> tuple[COCO, list[dict[str, An
         for number in range(DETECTIONS):
             near = objects[number] if number < OBJECTS else _object(rng, image, task)
             records.append(_detection(rng, near, task))
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": image, "height": HEIGHT, "width": WIDTH} for image in range(1, images + 1)],
-        "categories": [
-            {"id": number, "name": str(number), "keypoints": [str(point) for point in range(KEYPOINTS)]}
+    names = tuple(str(point) for point in range(KEYPOINTS))
+    truth = GroundTruth(
+        images=[ImageRecord(image, f"{image}.png", WIDTH, HEIGHT) for image in range(1, images + 1)],
+        categories=[
+            Category(number, str(number), names)
             for number in range(1, (1 if task == "keypoints" else CLASSES) + 1)
         ],
-        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
+        annotations=annotations,
+    )
     return truth, records
 
 
-def _object(rng: np.random.Generator, image: int, task: str) -> dict[str, Any]:
-    width, height = rng.uniform(8, 240, 2)
-    x, y = rng.uniform(0, WIDTH - width), rng.uniform(0, HEIGHT - height)
-    drawn: dict[str, Any] = {
-        "image_id": image,
-        "category_id": 1 if task == "keypoints" else int(rng.integers(1, CLASSES + 1)),
-        "bbox": [float(number) for number in (x, y, width, height)],
-        "area": float(width * height),
-        "iscrowd": int(rng.random() < 0.01),
-    }
+def _object(rng: np.random.Generator, image: int, task: str) -> Annotation:
+    width, height = (float(number) for number in rng.uniform(8, 240, 2))
+    x, y = float(rng.uniform(0, WIDTH - width)), float(rng.uniform(0, HEIGHT - height))
+    category = 1 if task == "keypoints" else int(rng.integers(1, CLASSES + 1))
+    crowd = bool(rng.random() < 0.01)
+    polygons = points = None
     if task == "segm":
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         around = np.stack(
             [x + width / 2 * (1 + np.cos(angles)), y + height / 2 * (1 + np.sin(angles))], axis=1
         )
-        drawn["segmentation"] = [around.ravel().tolist()]
+        polygons = (around.ravel(),)
     if task == "keypoints":
-        points = np.stack(
+        places = np.stack(
             [rng.uniform(x, x + width, KEYPOINTS), rng.uniform(y, y + height, KEYPOINTS)], axis=1
         )
-        drawn["keypoints"] = np.insert(points, 2, 2, axis=1).ravel().tolist()
-    return drawn
+        points = np.insert(places, 2, 2, axis=1)
+    return Annotation(
+        image_id=image,
+        category_id=category,
+        bbox=(x, y, width, height),
+        area=width * height,
+        iscrowd=crowd,
+        segmentation=polygons,
+        keypoints=points,
+        num_keypoints=KEYPOINTS,
+    )
 
 
-def _detection(rng: np.random.Generator, near: dict[str, Any], task: str) -> dict[str, Any]:
+def _detection(rng: np.random.Generator, near: Annotation, task: str) -> dict[str, Any]:
     shift = rng.normal(0, 6, 2)
-    x, y, width, height = near["bbox"]
-    record = {
-        "image_id": near["image_id"],
-        "category_id": near["category_id"],
+    x, y, width, height = near.bbox
+    record: dict[str, Any] = {
+        "image_id": near.image_id,
+        "category_id": near.category_id,
         "bbox": [round(float(number), 3) for number in (x + shift[0], y + shift[1], width, height)],
         "score": round(float(rng.random()), 6),
     }
     if task == "segm":
-        moved = (np.reshape(near["segmentation"][0], (-1, 2)) + shift).clip(0, WIDTH - 1)
+        assert isinstance(near.segmentation, tuple)
+        moved = (near.segmentation[0].reshape(-1, 2) + shift).clip(0, WIDTH - 1)
         runs = coco_mask.merge(coco_mask.frPyObjects([moved.ravel().tolist()], HEIGHT, WIDTH))
         record["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": runs["counts"].decode()}
     if task == "keypoints":
-        points = np.reshape(near["keypoints"], (-1, 3))
-        record["keypoints"] = (points + [*shift, 0]).round(3).ravel().tolist()
+        assert near.keypoints is not None
+        record["keypoints"] = (near.keypoints + [*shift, 0]).round(3).ravel().tolist()
     return record
 
 
 def timed(
-    evaluator: str, truth: COCO, records: list[dict[str, Any]], task: str
+    evaluator: str, truth: GroundTruth, records: list[dict[str, Any]], task: str
 ) -> tuple[TaskScores, float, float]:
     """The scores, and wall and CPU seconds they took."""
-    images, classes = truth.getImgIds(), truth.getCatIds()
     wall, cpu = time.perf_counter(), time.process_time()
-    scores = score(truth, records, task, images, classes, evaluator)
+    scores = score(truth, records, task, evaluator)
     return scores, time.perf_counter() - wall, time.process_time() - cpu
 
 
 def differences(one: TaskScores, other: TaskScores) -> list[str]:
     """The fields in which two results are not the same in every digit."""
-    names = [field.name for field in dataclasses.fields(TaskScores)]
+    names = [field.name for field in dataclasses.fields(TaskScores) if field.compare]
     return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 

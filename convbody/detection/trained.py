@@ -8,8 +8,8 @@ from typing import NamedTuple
 from backbones.weights import deferred_init
 from convbody.detection.coco_names import assumed_names
 from convbody.detection.data import Known
-from convbody.detection.data.annotations import read_categories
 from convbody.detection.data.catalog import catalog, labels_by_id
+from convbody.detection.data.category_entries import categories_of
 from convbody.detection.data.labels import classes_of, shown
 from convbody.detection.model import Detector, build_detector
 from convbody.training.class_rows import CLASSES, KEYPOINTS
@@ -62,6 +62,6 @@ def class_names(cfg: Config, trained: Trained) -> list[str]:
     entries = catalog(cfg)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):  # a detector has the labels of its training
         if name in entries and entries[name].ann_file.is_file():
-            return shown(classes_of(read_categories(entries[name].ann_file), labels_by_id(cfg)))
+            return shown(classes_of(categories_of(entries[name].ann_file), labels_by_id(cfg)))
     count = trained.model.needs.num_classes
     return shown(assumed_names(CLASSES, count - 1, trained.weights.lineage) or () if count else ())

@@ -9,7 +9,7 @@ from convbody.data.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from convbody.detection.data.catalog import find_dataset as find_dataset
-    from convbody.detection.data.check import check_dataset as check_dataset
+    from convbody.detection.data.check import read_dataset as read_dataset
     from convbody.detection.data.coco import CocoDataset as CocoDataset
     from convbody.detection.data.loader import Known as Known
     from convbody.detection.data.loader import build_test_dataset as build_test_dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "find_dataset": "catalog",
-    "check_dataset": "check",
+    "read_dataset": "check",
     "CocoDataset": "coco",
     "Known": "loader",
     "build_test_dataset": "loader",

@@ -1,227 +1,100 @@
-"""A data set is read through before training: every mistake in it, in one report, before hours are spent."""
+"""Read and check a data set before training: every mistake in it, in one report, before hours are spent."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from convbody.data.errors import DataError
-from convbody.data.images import image_size
-from convbody.detection.data.annotations import run_lengths
-
-_EXAMPLES = 3
-# Annotation tools round: a box may reach this many pixels over the border; it is cut there.
-_BORDER = 1.0
-
-
-@dataclass
-class Problem:
-    """One kind of mistake: how often it was found, and the first examples of it."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, example: str) -> None:
-        """Count one more; only the first few are kept as examples."""
-        self.count += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(example)
+from convbody.detection.data.annotation_entries import read_annotations
+from convbody.detection.data.category_entries import read_categories
+from convbody.detection.data.image_entries import read_images
+from convbody.detection.data.image_files import check_images
+from convbody.detection.data.json_file import read_entries
+from convbody.detection.data.report import DatasetReport
+from convbody.detection.data.tables import AnnotationTable, ImageTable, Ragged, Records
+from convbody.detection.data.value_checks import check_values
 
 
-@dataclass
-class DatasetReport:
-    """What is wrong with a data set: problems by kind, and the positions of the entries that have them."""
-
-    name: str
-    image_count: int
-    annotation_count: int
-    problems: dict[str, Problem] = field(default_factory=dict)
-    bad_images: set[int] = field(default_factory=set)
-    bad_annotations: set[int] = field(default_factory=set)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        lines = [
-            f"data set {self.name!r}: {len(self.bad_images)} of {self.image_count} images and "
-            f"{len(self.bad_annotations)} of {self.annotation_count} annotations have mistakes"
-        ]
-        for kind, problem in self.problems.items():
-            more = ", ..." if problem.count > len(problem.examples) else ""
-            lines.append(f"  {problem.count} x {kind}: {', '.join(problem.examples)}{more}")
-        return "\n".join(lines)
-
-    def add_image(self, position: int, kind: str, example: str) -> None:
-        """Record that image ``position`` of the file's list has a mistake."""
-        self.problems.setdefault(kind, Problem()).add(example)
-        self.bad_images.add(position)
-
-    def add_annotation(self, position: int, kind: str, example: str) -> None:
-        """Record that annotation ``position`` of the file's list has a mistake."""
-        self.problems.setdefault(kind, Problem()).add(example)
-        self.bad_annotations.add(position)
-
-
-def check_dataset(
-    data: Mapping[str, Any],
+def read_dataset(
+    ann_file: Path,
     image_dir: Path,
     *,
     name: str = "",
-    read_images: str = "quick",
+    how: str = "quick",
     masks: bool = False,
-) -> DatasetReport:
-    """Check the content of a COCO file and its images.
+    keypoints: bool = False,
+) -> tuple[Records, DatasetReport]:
+    """The records of a COCO file, and what is wrong with its entries, which are left out of the records.
 
-    ``read_images``: "quick" reads every image's header and end, "full" decodes it, "none" leaves images
-    alone. With ``masks`` every annotation must have one.
+    ``how`` says how image files are looked at: "quick" reads every image's header and end, "full" decodes it,
+    "none" opens only those whose entry has no size. With ``masks`` every annotation must have one, and with
+    ``keypoints`` they are read; without, these fields may hold anything.
 
-    Found are: missing, damaged or truncated images and sizes that differ from the file's; image,
-    annotation and category ids given twice; annotations of unknown images or categories; boxes that are no
-    four numbers, not finite, empty, inverted or outside of the image; polygons under 3 points, run-length
-    codes of another size than the image; keypoints that are not 3 numbers for each name.
+    Ids may be whole numbers or text of any length. Absent or null may be: the list of annotations, annotation
+    ids, ``iscrowd`` (0), ``area`` (the box's), ``keypoints``, and an image's width and height, which are then
+    read from it. NaN is read as null. Where a key stands twice in an entry, the last one counts. Annotations
+    of an image that is left out go with it, which is no mistake of theirs.
+
+    Mistakes are: fields of a wrong type; ids that are missing, given twice, or no ids; annotations of unknown
+    images or categories; images missing, damaged, or of another size than the file says; boxes empty,
+    inverted, or more than 1 pixel outside of the image; polygons under 3 points, more than the image's
+    side outside of it, or with an outline of over 2,000,000 pixels; run-length codes that are not of the
+    image's size or do not fill it; keypoints that are not 3 numbers for each name or as far outside.
+
+    Raises DataError where the file is not in COCO's format, or its categories have mistakes.
     """
-    report = DatasetReport(name, len(data["images"]), len(data["annotations"]))
-    images = _check_images(data["images"], report)
-    if read_images != "none":
-        _read_images(data["images"], Path(image_dir), read_images == "full", report)
-    categories = _check_categories(data["categories"])
-    seen: set[Any] = set()
-    for position, annotation in enumerate(data["annotations"]):
-        here = f"annotation {annotation.get('id', f'number {position}')}"
-        if annotation.get("id") in seen or "id" not in annotation:
-            report.add_annotation(position, "annotation id missing or given twice", here)
-        seen.add(annotation.get("id"))
-        if masks and not annotation.get("segmentation"):
-            report.add_annotation(position, "annotation without a mask, which MODEL.MASK_ON needs", here)
-        for kind, detail in _annotation_mistakes(annotation, images, categories):
-            report.add_annotation(position, kind, f"{here} ({detail})")
-    return report
+    entries = read_entries(ann_file)
+    report = DatasetReport(name, len(entries.images), len(entries.annotations))
+    categories = read_categories(entries.categories, keypoints, str(ann_file))
+    images = read_images(entries.images, report)
+    check_images(images, Path(image_dir), how, report)
+    table = read_annotations(
+        entries.annotations, images, categories, report, masks=masks, keypoints=keypoints
+    )
+    check_values(table, images.sizes, report)
+    kept = np.setdiff1d(np.arange(len(images)), list(report.bad_images))
+    numbers, originals = images.ids.numbers(len(images))
+    order, starts = _by_image(table, kept, report)
+    records = Records(
+        images=ImageTable(
+            ids=numbers[kept],
+            names=Ragged.of_text(images.names[row] for row in kept),
+            sizes=images.sizes[kept],
+        ),
+        categories=categories.records,
+        annotations=table,
+        order=order,
+        starts=starts,
+        original_images=originals,
+        original_categories=categories.originals,
+    )
+    return records, report
 
 
-def without_mistakes(data: dict[str, Any], report: DatasetReport) -> dict[str, Any]:
-    """The content of a COCO file less what ``report`` found; annotations of a dropped image go with it."""
-    images = [image for i, image in enumerate(data["images"]) if i not in report.bad_images]
-    kept = {image["id"] for image in images}
-    annotations = [
-        annotation
-        for i, annotation in enumerate(data["annotations"])
-        if i not in report.bad_annotations and annotation["image_id"] in kept
-    ]
-    return {**data, "images": images, "annotations": annotations}
+def read_records(ann_file: Path, image_dir: Path, *, masks: bool, keypoints: bool) -> Records:
+    """The records of a COCO file without mistakes; image files are opened only where a size is missing.
+
+    Raises DataError with the report where there is a mistake.
+    """
+    records, report = read_dataset(
+        ann_file, image_dir, name=str(ann_file), how="none", masks=masks, keypoints=keypoints
+    )
+    if not report.ok:
+        raise DataError(str(report))
+    return records
 
 
-def _check_images(images: Sequence[Mapping[str, Any]], report: DatasetReport) -> dict[Any, Mapping[str, Any]]:
-    known: dict[Any, Mapping[str, Any]] = {}
-    for position, image in enumerate(images):
-        here = f"image {image.get('id', f'number {position}')}"
-        if missing := [key for key in ("id", "file_name", "width", "height") if key not in image]:
-            report.add_image(position, "image entry without " + ", ".join(missing), here)
-        elif image["id"] in known:
-            report.add_image(position, "image id given twice", f"{here} ({image['file_name']})")
-        else:
-            known[image["id"]] = image
-    return known
-
-
-def _read_images(
-    images: Sequence[Mapping[str, Any]], folder: Path, full: bool, report: DatasetReport
-) -> None:
-    def mistake(image: Mapping[str, Any]) -> tuple[str, str] | None:
-        path = folder / str(image.get("file_name", ""))
-        if not path.is_file():
-            return "image missing", str(path)
-        try:
-            size = image_size(path, full)
-        except DataError as error:
-            return "image damaged", f"{path} ({error})"
-        if size != (image.get("width"), image.get("height")):
-            told = f"{image.get('width')}x{image.get('height')}"
-            return "image of another size than its entry says", f"{path} (is {size[0]}x{size[1]}, not {told})"
-        return None
-
-    # Reading headers waits for the disk, so threads help.
-    with ThreadPoolExecutor(8) as pool:
-        for position, found in enumerate(pool.map(mistake, images)):
-            if found and "file_name" in images[position]:
-                report.add_image(position, *found)
-
-
-def _check_categories(categories: Sequence[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
-    known: dict[Any, Mapping[str, Any]] = {}
-    for category in categories:
-        if "id" not in category or "name" not in category:
-            raise DataError(f"a category needs an id and a name: {dict(category)}")
-        if category["id"] in known:
-            raise DataError(f"category id {category['id']} is given twice")
-        known[category["id"]] = category
-    return known
-
-
-def _annotation_mistakes(
-    annotation: Mapping[str, Any],
-    images: Mapping[Any, Mapping[str, Any]],
-    categories: Mapping[Any, Mapping[str, Any]],
-) -> Iterator[tuple[str, str]]:
-    image, category = images.get(annotation.get("image_id")), categories.get(annotation.get("category_id"))
-    if category is None:
-        yield "annotation of an unknown category", f"category {annotation.get('category_id')}"
-    if image is None:
-        yield "annotation of an unknown image", f"image {annotation.get('image_id')}"
-        return
-    width, height = image["width"], image["height"]
-    yield from _box_mistakes(annotation.get("bbox"), width, height)
-    yield from _segmentation_mistakes(annotation.get("segmentation"), width, height)
-    names = (category or {}).get("keypoints")
-    if names and annotation.get("keypoints") and len(annotation["keypoints"]) != 3 * len(names):
-        detail = f"{len(annotation['keypoints'])} numbers for {len(names)} names"
-        yield "keypoints that are not 3 numbers for each name", detail
-
-
-def _box_mistakes(box: Any, width: float, height: float) -> Iterator[tuple[str, str]]:
-    if not _numbers(box) or len(box) != 4:
-        yield "box that is not four numbers", repr(box)
-    elif not all(map(math.isfinite, box)):
-        yield "box that is not finite", repr(box)
-    elif box[2] < 0 or box[3] < 0:
-        yield "box that is inverted", repr(box)
-    elif box[2] == 0 or box[3] == 0:
-        yield "box that is empty", repr(box)
-    elif (
-        min(box[0], box[1]) < -_BORDER
-        or box[0] + box[2] > width + _BORDER
-        or box[1] + box[3] > height + _BORDER
-    ):
-        yield "box outside of the image", f"{box!r} in {width}x{height}"
-
-
-def _segmentation_mistakes(segmentation: Any, width: int, height: int) -> Iterator[tuple[str, str]]:
-    if isinstance(segmentation, Mapping):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if list(size or ()) != [height, width]:
-            yield "run-length code of another size than its image", f"{size} in {[height, width]}"
-        elif not _covers(counts, height * width):
-            yield "run-length code that does not cover its image", f"{width}x{height}"
-        return
-    for polygon in segmentation or ():
-        if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
-            yield "polygon under 3 points", repr(polygon)
-        elif not all(map(math.isfinite, polygon)):
-            yield "polygon that is not finite", repr(polygon[:6])
-
-
-def _covers(counts: Any, pixels: int) -> bool:
-    try:
-        return sum(run_lengths(counts)) == pixels
-    except ValueError:
-        return False
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(isinstance(v, int | float) for v in values)
+def _by_image(
+    table: AnnotationTable, kept: np.ndarray, report: DatasetReport
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of annotations without mistakes, image by image, and where each image's start."""
+    place = np.full(int(kept.max(initial=-1)) + 2, -1)  # the last for images that are not kept, and for -1
+    place[kept] = np.arange(len(kept))
+    places = place[np.minimum(table.images, len(place) - 1)]
+    places[list(report.bad_annotations)] = -1
+    rows = np.flatnonzero(places >= 0)
+    order = rows[np.argsort(places[rows], kind="stable")].astype(np.int32)
+    starts = np.searchsorted(places[order], np.arange(len(kept) + 1))
+    return order, starts

@@ -18,18 +18,12 @@ from torchvision.transforms.v2 import functional
 from convbody.data.classes import ClassNames
 from convbody.data.errors import DataError
 from convbody.data.images import read_rgb
-from convbody.detection.data.annotations import (
-    annotation_record,
-    category_record,
-    clip_box,
-    decode_mask,
-    has_area,
-    image_record,
-    index_annotations,
-    read_annotations,
-)
+from convbody.detection.data.check import read_records
+from convbody.detection.data.geometry import clip_box, has_area
 from convbody.detection.data.labels import category_labels, classes_of, shown
-from convbody.detection.data.records import Annotation, Category, ImageRecord
+from convbody.detection.data.masks import decode_mask
+from convbody.detection.data.records import Annotation, Category, ImageRecord, OriginalId
+from convbody.detection.data.tables import Records
 from convbody.detection.masks import EncodedMasks
 
 Sample = tuple[Tensor, dict[str, Any]]
@@ -61,22 +55,24 @@ class CocoDataset(Dataset[Sample]):
         image_dir: Path | str,
         ann_file: Path | str,
         *,
-        data: dict[str, Any] | None = None,
+        records: Records | None = None,
         masks: bool = False,
         keypoints: bool = False,
         labels_by_id: bool = False,
         classes: ClassNames | None = None,
     ) -> None:
-        """``data`` is the content of ``ann_file`` where it has been read already.
+        """``records`` are those of ``ann_file``, with masks and keypoints where asked for; None reads them.
 
         ``classes`` are those of a detector, among which each category has to be, by its name. Without it
         labels follow the category ids: one after the other or, with ``labels_by_id``, the ids themselves,
-        gaps included.
+        gaps included. Raises DataError where the file is read here and has a mistake.
         """
         self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
-        self.coco = index_annotations(read_annotations(self.ann_file) if data is None else data)
-        self.images: Sequence[ImageRecord] = [*map(image_record, self.coco.dataset["images"])]
-        self.categories = tuple(map(category_record, self.coco.dataset["categories"]))
+        if records is None:
+            records = read_records(self.ann_file, self.image_dir, masks=masks, keypoints=keypoints)
+        self.records = records
+        self.images: Sequence[ImageRecord] = records.images
+        self.categories = records.categories
         self.classes = tuple(classes_of(self.categories, labels_by_id) if classes is None else classes)
         self.class_names = shown(self.classes)
         self.category_to_label = category_labels(self.categories, self.classes)
@@ -109,7 +105,15 @@ class CocoDataset(Dataset[Sample]):
 
     def objects(self, index: int) -> list[Annotation]:
         """The annotations of image ``index`` in the file's order, crowds among them."""
-        return [*map(annotation_record, self.coco.imgToAnns.get(self.images[index].id, []))]
+        return self.records.objects(index)
+
+    def original_image(self, image_id: int) -> OriginalId:
+        """The id that the annotation file has for an image."""
+        return self.records.original_images.get(image_id, image_id)
+
+    def original_category(self, category_id: int) -> OriginalId:
+        """The id that the annotation file has for a category."""
+        return self.records.original_categories.get(category_id, category_id)
 
     def aspect_ratio(self, index: int) -> float:
         """Width over height of image ``index``, as its annotations say."""
@@ -137,7 +141,8 @@ class CocoDataset(Dataset[Sample]):
         annotations = [
             annotation
             for annotation in self.objects(index)
-            if (crowd or not annotation.iscrowd) and has_area(clip_box(annotation.bbox, height, width))
+            if (crowd or not annotation.iscrowd)
+            and has_area(clip_box(annotation.bbox, height, width), height, width)
         ]
         boxes = np.array([clip_box(annotation.bbox, height, width) for annotation in annotations], np.float32)
         labels = [self.category_to_label[annotation.category_id] for annotation in annotations]
@@ -162,13 +167,9 @@ class CocoDataset(Dataset[Sample]):
         return target
 
     def _mask(self, size: tuple[int, int], annotation: Annotation) -> np.ndarray:
-        try:
-            return decode_mask(annotation.segmentation, *size)
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"an annotation of image {annotation.image_id} in {self.ann_file} has no mask to train on: "
-                f"{error}"
-            ) from error
+        if annotation.segmentation is None:
+            return np.zeros(size, np.uint8)
+        return decode_mask(annotation.segmentation, *size)
 
     def _keypoints(self, annotations: list[Annotation]) -> np.ndarray:
         count = len(self.keypoint_names)

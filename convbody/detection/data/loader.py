@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,12 +18,11 @@ from convbody.data.batches import NumberedBatches
 from convbody.data.classes import ClassNames, check_known, check_same, listed
 from convbody.data.errors import DataError
 from convbody.data.sampler import Draw, aspect_groups
-from convbody.detection.data.annotations import category_record, flip_order, read_annotations
 from convbody.detection.data.catalog import find_dataset, labels_by_id
-from convbody.detection.data.check import check_dataset, without_mistakes
+from convbody.detection.data.check import read_dataset
 from convbody.detection.data.coco import CocoDataset, Sample, plain
+from convbody.detection.data.geometry import flip_order
 from convbody.detection.data.labels import class_names
-from convbody.detection.data.records import Annotation
 from convbody.detection.data.transforms import train_transforms
 from convbody.detection.inputs import TargetNeeds
 from convbody.training.distributed import is_main
@@ -114,11 +114,7 @@ class TrainDataset(Dataset[Sample | ConvbodyError]):
         least_keypoints = cfg.DATASETS.MIN_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
         self.datasets = list(datasets)
         self.kept = [
-            [
-                i
-                for i in range(len(d))
-                if cfg.DATASETS.KEEP_EMPTY or _has_objects(d.objects(i), least_keypoints)
-            ]
+            np.arange(len(d)) if cfg.DATASETS.KEEP_EMPTY else d.records.with_objects(least_keypoints)
             for d in self.datasets
         ]
         self.ends = list(accumulate(map(len, self.kept)))
@@ -150,12 +146,12 @@ class TrainDataset(Dataset[Sample | ConvbodyError]):
         if not by_aspect_ratio:
             return [0] * len(self)
         return aspect_groups(
-            [d.aspect_ratio(i) for d, kept in zip(self.datasets, self.kept, strict=True) for i in kept]
+            [d.aspect_ratio(int(i)) for d, kept in zip(self.datasets, self.kept, strict=True) for i in kept]
         )
 
     def _locate(self, index: int) -> tuple[CocoDataset, int]:
         which = bisect_right(self.ends, index)
-        return self.datasets[which], self.kept[which][index - self.ends[which]]
+        return self.datasets[which], int(self.kept[which][index - self.ends[which]])
 
 
 def _check_keypoints(cfg: Config, name: str, key: str, dataset: CocoDataset, known: Known) -> None:
@@ -174,44 +170,39 @@ def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoD
         if cfg.DATASETS[choice] not in allowed:
             raise ConfigError(f"choose one of {', '.join(allowed)}", key=f"DATASETS.{choice}", cfg=cfg)
     entry = find_dataset(cfg, name, key)
-    data = read_annotations(entry.ann_file)
-    report = check_dataset(
-        data,
+    if is_main():
+        logger.info("reading %s", entry.ann_file)
+    records, report = read_dataset(
+        entry.ann_file,
         entry.image_dir,
         name=name,
-        read_images=cfg.DATASETS.CHECK_IMAGES,
+        how=cfg.DATASETS.CHECK_IMAGES,
         masks=cfg.MODEL.MASK_ON,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
     )
     if not report.ok:
         if cfg.DATASETS.ON_ERROR == "fail":
             raise DataError(
-                f"{report}\nmend {entry.ann_file}, or set DATASETS.ON_ERROR skip to leave these out"
+                f"{report}; fix {entry.ann_file}, or set DATASETS.ON_ERROR skip to leave these out"
             )
-        data = without_mistakes(data, report)
         if is_main():
-            logger.warning("%s\nleft out, as DATASETS.ON_ERROR says", report)
-    if not data["images"]:
+            logger.warning("%s; they are left out, as DATASETS.ON_ERROR says:", report.summary)
+            for kind in report.kinds:
+                logger.warning("  %s", kind)
+    if not len(records.images):
         raise DataError(f"data set {name!r} has no images: {entry.ann_file}")
     if known is not None:
-        own = class_names([*map(category_record, data["categories"])])
+        own = class_names(records.categories)
         check_known([*own.values()], known.classes, f"data set {name!r}", known.owner, key, cfg)
     return CocoDataset(
         entry.image_dir,
         entry.ann_file,
-        data=data,
+        records=records,
         masks=cfg.MODEL.MASK_ON,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         labels_by_id=labels_by_id(cfg),
         classes=known.classes if known is not None else None,
     )
-
-
-def _has_objects(annotations: Sequence[Annotation], least_keypoints: int) -> bool:
-    objects = [a for a in annotations if not a.iscrowd]
-    if not any(a.bbox[2] > 1 and a.bbox[3] > 1 for a in objects):
-        return False
-    labelled = sum(int((a.keypoints[:, 2] > 0).sum()) for a in objects if a.keypoints is not None)
-    return labelled >= least_keypoints
 
 
 def _collate(samples: list[Sample]) -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,6 +33,19 @@ class Category:
 
 
 @dataclass(frozen=True, slots=True)
+class RunLengths:
+    """A mask as COCO's compressed run-length code of an image of ``height`` x ``width``."""
+
+    height: int
+    width: int
+    counts: bytes
+
+
+#: A mask as the outlines of its parts, each float64 (2 P,): x, y, x, y ... in pixels.
+Polygons = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One object of an image.
 
@@ -47,6 +59,6 @@ class Annotation:
     bbox: Box
     area: float
     iscrowd: bool
-    segmentation: Any = None
+    segmentation: Polygons | RunLengths | None = None
     keypoints: np.ndarray | None = None
     num_keypoints: int = 0

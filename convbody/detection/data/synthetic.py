@@ -16,7 +16,7 @@ from PIL import Image
 
 from convbody.data.errors import DataError
 from convbody.data.files import write_atomically
-from convbody.detection.data.annotations import decode_mask
+from convbody.detection.data.masks import decode_mask
 
 CLASSES = ("circle", "square", "triangle")
 KEYPOINTS = ("top", "left_corner", "right_corner", "bottom")
@@ -120,7 +120,7 @@ def _paint(rng: np.random.Generator, size: int, shapes: list[Shape]) -> tuple[np
     picture = np.asarray(smooth, np.float64)
     masks = []
     for shape in shapes:
-        mask = decode_mask([shape.outline.reshape(-1).tolist()], size, size)
+        mask = decode_mask((shape.outline.reshape(-1),), size, size)
         masks.append(mask)
         # One strong channel stands out from the grey ground, whatever the other two are.
         colour = rng.uniform(20, 200, 3)

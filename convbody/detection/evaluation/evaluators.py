@@ -1,7 +1,8 @@
 """TEST.EVALUATOR: who compares detections with objects, pycocotools (the reference) or hotcoco (fast).
 
-Both give the same numbers to the last digit. hotcoco does not take ids below zero or scores that are no
-numbers, and its threads do not live on in a forked process: pycocotools does it then, and the log says so.
+Both give the same numbers to the last digit. hotcoco does not take scores that are no numbers, and its
+threads do not live on in a forked process: pycocotools does it then, as it does where hotcoco fails, and the
+log says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
 from convbody.detection.evaluation.matching import Matches
+from convbody.detection.evaluation.truth import Record
 from registry import Config, ConfigError
+from registry.errors import in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,6 @@ REFERENCE, FAST, AUTO = "pycocotools", "hotcoco", "auto"
 _KEY = "TEST.EVALUATOR"
 #: Versions before it differ from pycocotools in the third digit.
 _OLDEST = (1, 3)
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Compared:
     """As ``COCOeval.eval``: among others "precision" (T, R, K, A, M) and "recall" (T, K, A, M), float64."""
     matches: Matches
     """Over objects of every size."""
+    evaluator: str
+    """Who did it."""
 
 
 def choose_evaluator(cfg: Config) -> str:
@@ -66,13 +69,19 @@ def choose_evaluator(cfg: Config) -> str:
 def compare(evaluator: str, truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
     """Match detections with the objects of ``truth``, a COCO data set with ids from 1, as ``params`` say.
 
-    ``truth``, and for keypoints and masks ``found`` too, is written into.
+    ``truth``, and for keypoints and masks ``found`` too, is written into. Whatever hotcoco fails at,
+    pycocotools does instead.
     """
-    if evaluator == FAST and (reason := _not_for_hotcoco(truth, found)):
-        log.warning("scored with pycocotools, because hotcoco does not take %s", reason)
-        evaluator = REFERENCE
     if evaluator == FAST:
-        return _with_hotcoco(truth, found, params)
+        reason = _not_for_hotcoco(found)
+        if not reason:
+            try:
+                return _with_hotcoco(truth, found, params)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a panic of Rust's is no Exception
+                reason = in_one_line(error)
+        log.warning("scored with %s, because %s does not take this: %s", REFERENCE, FAST, reason)
     with contextlib.redirect_stdout(io.StringIO()):
         return _with_pycocotools(truth, found, params)
 
@@ -91,7 +100,7 @@ def _with_pycocotools(truth: dict[str, Any], found: Sequence[Record], params: Pa
     scorer.evaluate()
     scorer.accumulate()
     entries = (entry for entry in scorer.evalImgs if entry and entry["aRng"] == params.areaRng[0])
-    return Compared(scorer.eval, Matches.gather(entries))
+    return Compared(scorer.eval, Matches.gather(entries), REFERENCE)
 
 
 def _with_hotcoco(truth: dict[str, Any], found: Sequence[Record], params: Params) -> Compared:
@@ -115,15 +124,13 @@ def _with_hotcoco(truth: dict[str, Any], found: Sequence[Record], params: Params
     at_50.params.iouThrs = [0.5]
     at_50.params.areaRng, at_50.params.areaRngLbl = [list(params.areaRng[0])], [params.areaRngLbl[0]]
     at_50.evaluate()
-    return Compared(whole.eval, Matches.gather(filter(None, at_50.evalImgs)))
+    return Compared(whole.eval, Matches.gather(filter(None, at_50.evalImgs)), FAST)
 
 
-def _not_for_hotcoco(truth: dict[str, Any], found: Sequence[Record]) -> str:
-    """What keeps hotcoco from this data in this process; "" for nothing."""
+def _not_for_hotcoco(found: Sequence[Record]) -> str:
+    """What keeps hotcoco from these detections in this process; "" for nothing."""
     if _pid_of_first_use() != os.getpid():
         return "a process forked after its threads were started"
-    if any(entry["id"] < 0 for entry in (*truth["images"], *truth["categories"])):
-        return "ids below zero"
     if any(math.isnan(record["score"]) for record in found):
         return "scores that are no numbers"
     return ""

@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 from convbody.data.errors import DataError
 from convbody.data.unread import Unread
 from convbody.detection.data import CocoDataset
+from convbody.detection.data.records import OriginalId
 from convbody.detection.masks import EncodedMasks, encode, masks_of
 from convbody.detection.model import Detector
 
@@ -134,12 +135,11 @@ def coco_records(
     return records
 
 
-def output_of_records(records: Sequence[Record], label_to_category: Mapping[int, int]) -> dict[str, Any]:
+def output_of_records(records: Sequence[Record], labels: Mapping[OriginalId, int]) -> dict[str, Any]:
     """The inverse of ``coco_records``: the detector output that COCO results of one image were made from.
 
-    Its masks are EncodedMasks.
+    ``labels`` are those of the category ids. Its masks are EncodedMasks.
     """
-    labels = {category: label for label, category in label_to_category.items()}
     boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
     output: dict[str, Any] = {
         "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),

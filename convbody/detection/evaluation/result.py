@@ -28,13 +28,13 @@ class EvaluationResult:
     """Task -> IoU ("0.50", "0.75") -> precision at the recalls 0.00, 0.01, ..., 1.00."""
     operating_point: OperatingPoint
     """The score threshold with the best F1 at IoU 0.50."""
-    image_f1: dict[int, float]
-    """Image id -> F1 at that threshold, in the order of the data set."""
+    image_f1: dict[str, float]
+    """Image id, as text, -> F1 at that threshold, in the order of the data set."""
     images: int
     seconds: float
     """Wall-clock time of the detector over the whole data set, loading of the images included."""
     predictions: list[dict[str, Any]]
-    """Detections in COCO's results format, in the order of the data set."""
+    """Detections in COCO's results format, in the order of the data set, with the ids of its file."""
     skipped: list[str] = field(default_factory=list)
     """What was wrong with each image that could not be read; they count for nothing."""
 
@@ -57,7 +57,6 @@ class EvaluationResult:
                 f"no evaluation to read in {folder}: {error}; run tools/test_net.py"
             ) from error
         numbers["operating_point"] = OperatingPoint(**numbers["operating_point"])
-        numbers["image_f1"] = {int(image_id): f1 for image_id, f1 in numbers["image_f1"].items()}
         return cls(**numbers, predictions=predictions)
 
     def table(self) -> str:

@@ -17,9 +17,10 @@ from convbody.data.errors import DataError
 from convbody.data.unread import Unread, skips_unread
 from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.evaluators import choose_evaluator
-from convbody.detection.evaluation.inference import Record, detect
+from convbody.detection.evaluation.inference import detect
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
+from convbody.detection.evaluation.truth import GroundTruth, Record
 from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
 from convbody.training.finite import require_finite
 from convbody.training.step import autocast_dtype
@@ -62,9 +63,8 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
         raise DataError(f"no image of data set {name!r} could be read")
     result = None
     if is_main():
-        image_ids = [found[index][0] for index in sorted(found)]
         records = [record for index in sorted(found) for record in found[index][1]]
-        result = _score(dataset, image_ids, records, tasks_of(cfg), name, seconds, evaluator)
+        result = _score(dataset, sorted(found), records, tasks_of(cfg), name, seconds, evaluator)
         result = replace(result, skipped=skipped)
         log.info("%s", result.table())
     result = broadcast_object(result)
@@ -111,37 +111,48 @@ def tasks_of(cfg: Config) -> list[str]:
 
 def _score(
     dataset: CocoDataset,
-    image_ids: Sequence[int],
+    indices: Sequence[int],
     records: list[Record],
     tasks: Sequence[str],
     name: str,
     seconds: float,
     evaluator: str,
 ) -> EvaluationResult:
-    categories = [category.id for category in dataset.categories]
+    """The result of ``records``, detections of the images ``indices`` of the data set."""
+    truth = GroundTruth(
+        images=[dataset.images[index] for index in indices],
+        categories=dataset.categories,
+        annotations=[annotation for index in indices for annotation in dataset.objects(index)],
+    )
     scores: dict[str, TaskScores] = {}
     for task in tasks:
-        scores[task] = score(dataset.coco, records, task, image_ids, categories, evaluator)
-        log.info("%s, %s, scored with %s:\n%s", name, task, evaluator, scores[task].summary)
+        scores[task] = score(truth, records, task, evaluator)
+        log.info("%s, %s, scored with %s:\n%s", name, task, scores[task].evaluator, scores[task].summary)
     first = scores[tasks[0]]
     return EvaluationResult(
         dataset=name,
         metrics={f"{task}/{key}": value for task, s in scores.items() for key, value in s.metrics.items()},
-        per_class=_per_class(dataset, scores),
+        per_class=_per_class(truth, scores),
         curves={task: s.curves for task, s in scores.items() if s.curves},
         operating_point=first.operating_point,
-        image_f1=first.image_f1,
-        images=len(image_ids),
+        image_f1={str(dataset.original_image(image)): f1 for image, f1 in first.image_f1.items()},
+        images=len(indices),
         seconds=round(seconds, 3),
-        predictions=records,
+        predictions=[
+            {
+                **record,
+                "image_id": dataset.original_image(record["image_id"]),
+                "category_id": dataset.original_category(record["category_id"]),
+            }
+            for record in records
+        ],
     )
 
 
-def _per_class(dataset: CocoDataset, scores: Mapping[str, TaskScores]) -> list[dict[str, Any]]:
-    annotations = (annotation for index in range(len(dataset)) for annotation in dataset.objects(index))
-    objects = Counter(a.category_id for a in annotations if not a.iscrowd)
+def _per_class(truth: GroundTruth, scores: Mapping[str, TaskScores]) -> list[dict[str, Any]]:
+    objects = Counter(annotation.category_id for annotation in truth.annotations if not annotation.iscrowd)
     rows = []
-    for position, category in enumerate(dataset.categories):
+    for position, category in enumerate(truth.categories):
         row: dict[str, Any] = {"class": category.name, "ground_truth": objects[category.id]}
         for task, task_scores in scores.items():
             if task_scores.per_class:

@@ -1,8 +1,7 @@
 """Average precision as COCO defines it, in the form the tables and the report need.
 
-The matching and the averaging are an evaluator's own. What is added here: ground truth is completed first
-(COCOeval needs ``area``, ``iscrowd`` and ids above 0, which hand-made annotation files leave out), an empty
-list of detections is a list like any other, and what cannot be measured has a fixed meaning:
+The matching and the averaging are an evaluator's own. What is added here: evaluators get only what is scored,
+an empty list of detections is a list like any other, and what cannot be measured has a fixed meaning:
 
 * a class without ground truth has no AP (None) and does not enter the mean over classes;
 * a size range (``APs``, ``APm``, ``APl``, ``ARs`` ...) without ground truth is left out of the metrics;
@@ -14,20 +13,25 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from convbody.detection.evaluation.evaluators import REFERENCE, Record, compare
+from convbody.detection.data.records import Category
+from convbody.detection.evaluation.evaluators import REFERENCE, compare
 from convbody.detection.evaluation.matching import OperatingPoint, best_operating_point, image_f1
+from convbody.detection.evaluation.truth import (
+    GroundTruth,
+    Numbering,
+    Record,
+    scored_records,
+    scored_truth,
+)
 from registry import ConvbodyError
 
 _COCO_SIGMAS = Params("keypoints").kpt_oks_sigmas
 _SIZES = {"small": "s", "medium": "m", "large": "l"}
-_WHAT_TO_KEEP = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 _MAX_DETECTIONS = {
     "bbox": [1, 10, 100],
     "segm": [1, 10, 100],
@@ -52,54 +56,49 @@ class TaskScores:
     """Image id -> F1 at that threshold."""
     summary: str
     """COCOeval's own table."""
+    evaluator: str = field(compare=False)
+    """Who compared: not the one that was asked for where that one could not."""
 
 
-def score(
-    ground_truth: COCO,
-    records: Sequence[Record],
-    task: str,
-    image_ids: Sequence[int],
-    category_ids: Sequence[int],
-    evaluator: str = REFERENCE,
-) -> TaskScores:
-    """Score COCO-format detections of ``image_ids`` against ``ground_truth``.
+def score(truth: GroundTruth, records: Sequence[Record], task: str, evaluator: str = REFERENCE) -> TaskScores:
+    """Score COCO-format detections of the images of ``truth``; rows of classes keep its categories' order.
 
     ``task`` is "bbox", "segm", "keypoints", or "proposals" (boxes of any class, scored by recall alone, as in
     Ren et al., "Faster R-CNN", section 4). ``evaluator`` is what ``choose_evaluator`` gives. Raises
     ConvbodyError when masks or keypoints cannot be compared.
     """
-    kept = _WHAT_TO_KEEP[task]
-    found = [
-        {key: record[key] for key in ("image_id", "category_id", "score", kept)}
-        for record in records
-        if kept in record
-    ]
-    sigmas = keypoint_sigmas(ground_truth, category_ids)
-    truth = _completed(ground_truth, image_ids, category_ids, kept, len(sigmas))
+    numbering = Numbering.of(truth)
+    sigmas = keypoint_sigmas(truth.categories)
     scorer = COCOeval(iouType="bbox" if task == "proposals" else task)
     scorer.params.maxDets = _MAX_DETECTIONS[task]
-    scorer.params.imgIds = sorted(image_ids)
-    scorer.params.catIds = sorted(category_ids)
+    scorer.params.imgIds = sorted(numbering.images.values())
+    scorer.params.catIds = sorted(numbering.categories.values())
     scorer.params.useCats = int(task != "proposals")
     if task == "keypoints":
         scorer.params.kpt_oks_sigmas = sigmas
-        _check_keypoint_counts(truth["annotations"], found, len(sigmas))
-    if task == "segm":
-        _check_segmentations(truth["annotations"])
 
-    compared = compare(evaluator, truth, found, scorer.params)
+    compared = compare(
+        evaluator,
+        scored_truth(truth, numbering, task, len(sigmas)),
+        scored_records(records, numbering, task, len(sigmas)),
+        scorer.params,
+    )
     scorer.eval = compared.eval
     with contextlib.redirect_stdout(io.StringIO()) as table:
         scorer.summarize()
 
     operating_point = best_operating_point(compared.matches)
+    images = {image.id: numbering.images[image.id] for image in truth.images}
+    f1 = image_f1(compared.matches, list(images.values()), operating_point.score)
+    classes = [numbering.categories[category.id] for category in truth.categories]
     return TaskScores(
         metrics=_proposal_metrics(scorer) if task == "proposals" else _metrics(scorer),
-        per_class=[] if task == "proposals" else _per_class(scorer, category_ids),
+        per_class=[] if task == "proposals" else _per_class(scorer, classes),
         curves={} if task == "proposals" else _curves(scorer),
         operating_point=operating_point,
-        image_f1=image_f1(compared.matches, image_ids, operating_point.score),
+        image_f1={image: f1[number] for image, number in images.items()},
         summary=table.getvalue().rstrip(),
+        evaluator=compared.evaluator,
     )
 
 
@@ -112,82 +111,25 @@ def metric_names(task: str) -> list[str]:
     return ["AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *(f"AR@{count}" for count in counts)]
 
 
-def keypoint_sigmas(ground_truth: COCO, category_ids: Sequence[int]) -> np.ndarray:
+def keypoint_sigmas(categories: Sequence[Category]) -> np.ndarray:
     """(K,) float64: how far each keypoint may be off, as a fraction of the object's scale (OKS).
 
-    Taken from ``keypoint_sigmas`` of the category in the annotation file; without it, COCO's for 17
+    Taken from ``keypoint_sigmas`` of the first category that has keypoints; without it, COCO's for 17
     keypoints, and for any other number the mean of COCO's (0.067) for each.
     """
-    categories = [c for c in ground_truth.loadCats(list(category_ids)) if c.get("keypoints")]
-    if not categories:
+    with_keypoints = [category for category in categories if category.keypoints]
+    if not with_keypoints:
         return _COCO_SIGMAS
-    names = categories[0]["keypoints"]
-    sigmas = categories[0].get("keypoint_sigmas")
+    category = with_keypoints[0]
+    count, sigmas = len(category.keypoints), category.keypoint_sigmas
     if sigmas is None:
-        return _COCO_SIGMAS if len(names) == 17 else np.full(len(names), _COCO_SIGMAS.mean())
-    if len(sigmas) != len(names):
+        return _COCO_SIGMAS if count == 17 else np.full(count, _COCO_SIGMAS.mean())
+    if len(sigmas) != count:
         raise ConvbodyError(
-            f"category {categories[0]['name']!r} names {len(names)} keypoints and gives {len(sigmas)} "
-            "keypoint_sigmas; give one for each keypoint in the annotation file"
+            f"category {category.name!r} names {count} keypoints and gives {len(sigmas)} keypoint_sigmas; "
+            "give one for each keypoint in the annotation file"
         )
     return np.asarray(sigmas, dtype=np.float64)
-
-
-def _completed(
-    ground_truth: COCO,
-    image_ids: Sequence[int],
-    category_ids: Sequence[int],
-    kept: str,
-    keypoint_count: int,
-) -> dict[str, Any]:
-    """A data set that an evaluator may write into: what it reads and no more, the optional fields filled in,
-    ids counted from 1.
-
-    (COCOeval marks a match by the annotation's id, so an id of 0 would read as "no match".)
-    """
-    wanted = ground_truth.loadAnns(ground_truth.getAnnIds(imgIds=list(image_ids), catIds=list(category_ids)))
-    annotations = []
-    for number, annotation in enumerate(wanted, start=1):
-        completed = {
-            "id": number,
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": annotation["bbox"],
-            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": annotation.get("iscrowd", 0),
-        }
-        if kept == "segmentation":
-            completed["segmentation"] = annotation.get("segmentation")
-        if kept == "keypoints":
-            keypoints = annotation.get("keypoints") or [0] * (3 * keypoint_count)
-            labelled = sum(visibility > 0 for visibility in keypoints[2::3])
-            completed |= {"keypoints": keypoints, "num_keypoints": annotation.get("num_keypoints", labelled)}
-        annotations.append(completed)
-    return {
-        "images": ground_truth.loadImgs(list(image_ids)),
-        "categories": ground_truth.loadCats(list(category_ids)),
-        "annotations": annotations,
-    }
-
-
-def _check_keypoint_counts(annotations: Sequence[Record], found: Sequence[Record], expected: int) -> None:
-    for what, entries in (("an annotation", annotations), ("a detection", found)):
-        for entry in entries:
-            if len(entry["keypoints"]) != 3 * expected:
-                raise ConvbodyError(
-                    f"{what} of image {entry['image_id']} has {len(entry['keypoints']) / 3:g} keypoints "
-                    f"where the category names {expected}; MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES and the "
-                    "annotation file have to agree with it"
-                )
-
-
-def _check_segmentations(annotations: Sequence[Record]) -> None:
-    for annotation in annotations:
-        if not annotation.get("segmentation"):
-            raise ConvbodyError(
-                f"an annotation of image {annotation['image_id']} has no segmentation, so masks cannot be "
-                "evaluated; complete the annotation file or set MODEL.MASK_ON False"
-            )
 
 
 def _mean(values: np.ndarray) -> float | None:

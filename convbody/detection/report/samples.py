@@ -53,15 +53,18 @@ def choose(
 
 def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> list[Sample]:
     """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point."""
-    image_ids = list(result.image_f1)  # in the order of the data set
+    positions = {str(dataset.original_image(image.id)): place for place, image in enumerate(dataset.images)}
+    image_ids = [image_id for image_id in result.image_f1 if image_id in positions]
     names, threshold = dataset.class_names, result.operating_point.score
+    labels = {dataset.original_category(c): label for label, c in dataset.label_to_category.items()}
     drawn = []
-    objects = [len(dataset.objects(position)) for position in range(len(dataset))]
-    for group, position in choose(list(result.image_f1.values()), objects, each):
+    objects = [len(dataset.objects(positions[image_id])) for image_id in image_ids]
+    for group, chosen in choose([result.image_f1[image_id] for image_id in image_ids], objects, each):
+        image_id = image_ids[chosen]
+        position = positions[image_id]
         image, target = dataset.picture(position), dataset.truth(position)
-        image_id = image_ids[position]
-        records = [record for record in result.predictions if record["image_id"] == image_id]
-        output = output_of_records(records, dataset.label_to_category)
+        records = [record for record in result.predictions if str(record["image_id"]) == image_id]
+        output = output_of_records(records, labels)
         drawn.append(
             Sample(
                 group=group,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convbody.detection.data import CocoDataset, DataError, check_dataset, make_synthetic
-from convbody.detection.data.annotations import decode_mask, flip_order
+from convbody.detection.data import CocoDataset, DataError, make_synthetic, read_dataset
+from convbody.detection.data.geometry import flip_order
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -36,10 +36,11 @@ def test_a_folder_that_holds_the_data_set_is_left_as_it_is(tmp_path: Path):
 
 
 def test_it_has_no_mistakes(shapes: Path):
-    data = json.loads((shapes / "annotations.json").read_text())
-    report = check_dataset(data, shapes / "images", read_images="full", masks=True)
+    records, report = read_dataset(
+        shapes / "annotations.json", shapes / "images", how="full", masks=True, keypoints=True
+    )
     assert report.ok, str(report)
-    assert {a["category_id"] for a in data["annotations"]} == {1, 2, 3}
+    assert {a.category_id for i in range(12) for a in records.objects(i)} == {1, 2, 3}
 
 
 def test_boxes_fit_masks_and_keypoints_lie_on_their_box(shapes: Path):
@@ -61,11 +62,12 @@ def test_boxes_fit_masks_and_keypoints_lie_on_their_box(shapes: Path):
 
 
 def test_objects_stand_out_from_the_ground(shapes: Path):
-    data = json.loads((shapes / "annotations.json").read_text())
-    for annotation in data["annotations"]:
-        image = np.asarray(Image.open(shapes / "images" / f"{annotation['image_id']:06d}.png"), np.float64)
-        inside = image[decode_mask(annotation["segmentation"], 64, 64) > 0]
-        assert inside.max(axis=1).mean() > 190 and inside.std(axis=0).max() < 20
+    dataset = CocoDataset(shapes / "images", shapes / "annotations.json", masks=True)
+    for i in range(len(dataset)):
+        image = np.asarray(Image.open(dataset.image_path(i)), np.float64)
+        for mask in dataset[i][1]["masks"].numpy():
+            inside = image[mask > 0]
+            assert inside.max(axis=1).mean() > 190 and inside.std(axis=0).max() < 20
 
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"images": -2}, {"size": 0}, {"max_objects": 0}])

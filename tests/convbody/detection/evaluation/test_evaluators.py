@@ -7,16 +7,18 @@ import multiprocessing
 
 import numpy as np
 import pytest
+from ground_truth import truth_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_detector import EVERYTHING, OracleDetector, open_shapes, shapes_config
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
+from convbody.detection.data.records import Category
 from convbody.detection.evaluation import evaluate, evaluate_checkpoint, evaluators
 from convbody.detection.evaluation.evaluators import choose_evaluator, compare
 from convbody.detection.evaluation.scoring import score
+from convbody.detection.evaluation.truth import Numbering, scored_records, scored_truth
 from convbody.detection.train import train_detector
 from registry import ConfigError, load_cfg
 
@@ -75,22 +77,14 @@ def even(parts):
     return [part[: len(part) // 2 * 2] for part in parts]
 
 
-def as_coco(annotations):
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": i, "width": SIDE, "height": SIDE} for i in IMAGES],
-        "categories": [{"id": i, "name": str(i), "keypoints": ["a"] * KEYPOINTS} for i in CLASSES],
-        "annotations": [{**annotation, "id": n} for n, annotation in enumerate(annotations)],
-    }
-    coco.createIndex()
-    return coco
+def as_truth(annotations, image_ids=IMAGES, category_ids=CLASSES):
+    names = tuple("abc"[:KEYPOINTS])
+    return truth_of(annotations, [Category(i, str(i), names) for i in category_ids], image_ids, SIDE)
 
 
 def assert_agreement(annotations, records, task, image_ids=IMAGES, category_ids=CLASSES):
-    scores = [
-        score(as_coco(annotations), records, task, image_ids, category_ids, evaluator)
-        for evaluator in ("pycocotools", "hotcoco")
-    ]
+    truth = as_truth(annotations, image_ids, category_ids)
+    scores = [score(truth, records, task, evaluator) for evaluator in ("pycocotools", "hotcoco")]
     assert scores[0] == scores[1]
 
 
@@ -105,15 +99,19 @@ def test_scores_agree_to_the_last_digit(task, data):
 @given(drawn=data_sets("bbox"))
 def test_arrays_agree_to_the_last_digit(drawn):
     annotations, records = drawn
-    both = []
-    for evaluator in ("pycocotools", "hotcoco"):
-        truth = as_coco(annotations).dataset
-        truth["annotations"] = [
-            {"area": 64, **annotation, "id": n} for n, annotation in enumerate(annotations, 1)
-        ]
-        params = Params("bbox")
-        params.imgIds, params.catIds = list(IMAGES), list(CLASSES)
-        both.append(compare(evaluator, truth, [dict(record) for record in records], params))
+    truth = as_truth(annotations)
+    numbering = Numbering.of(truth)
+    params = Params("bbox")
+    params.imgIds, params.catIds = [1, 2, 3], [1, 2]
+    both = [
+        compare(
+            evaluator,
+            scored_truth(truth, numbering, "bbox", 0),
+            scored_records(records, numbering, "bbox", 0),
+            params,
+        )
+        for evaluator in ("pycocotools", "hotcoco")
+    ]
     for name in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(both[0].eval[name], both[1].eval[name])
 
@@ -144,27 +142,75 @@ def test_only_the_images_and_classes_asked_for_count():
     assert_agreement([BOX, OTHER], records, "bbox", [9, 2, 5], [4, 1])
 
 
-def test_what_hotcoco_does_not_take_goes_to_pycocotools_and_is_said(caplog):
+def test_scores_that_are_no_numbers_go_to_pycocotools_and_are_said(caplog):
     found = [{**BOX, "score": float("nan")}, {**BOX, "score": 0.5}]
     assert_agreement([BOX], found, "bbox")
-    assert "scored with pycocotools, because hotcoco does not take scores that are no numbers" in caplog.text
-    caplog.clear()
-    moved = as_coco([{**BOX, "image_id": -1}])
-    moved.dataset["images"].append({"id": -1, "width": SIDE, "height": SIDE})
-    moved.createIndex()
-    result = score(moved, [{**BOX, "image_id": -1, "score": 0.5}], "bbox", [-1], [1], "hotcoco")
-    assert result.metrics["AP"] == pytest.approx(1.0)
-    assert "ids below zero" in caplog.text
+    assert "hotcoco does not take this: scores that are no numbers" in caplog.text
+    assert score(as_truth([BOX]), found, "bbox", "hotcoco").evaluator == "pycocotools"
+
+
+@pytest.mark.parametrize("ids", [(-5, 0, 9), (2**53, -(2**53), 3)])
+def test_ids_of_every_kind_score_alike(ids):
+    to = dict(zip(IMAGES, ids, strict=True))
+    records = [{**BOX, "score": 0.5}, {**OTHER, "score": 0.4}, {**BOX, "image_id": 5, "score": 0.3}]
+    wanted = score(as_truth([BOX, OTHER]), records, "bbox", "hotcoco")
+    moved = [
+        {**each, "image_id": to[each["image_id"]], "category_id": -each["category_id"]} for each in records
+    ]
+    truth = [
+        {**each, "image_id": to[each["image_id"]], "category_id": -each["category_id"]}
+        for each in (BOX, OTHER)
+    ]
+    result = score(as_truth(truth, ids, (-1, -4)), moved, "bbox", "hotcoco")
+    assert (result.metrics, result.per_class, result.evaluator) == (
+        wanted.metrics,
+        wanted.per_class,
+        "hotcoco",
+    )
+    assert result.image_f1 == {to[image]: f1 for image, f1 in wanted.image_f1.items()}
+
+
+class Panic(BaseException):
+    """As Rust's panics reach Python: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic("index out of\nbounds"), TypeError("a string was expected")])
+def test_where_hotcoco_fails_pycocotools_scores(monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    records = [{**BOX, "score": 0.5}]
+    wanted = score(as_truth([BOX]), records, "bbox", "pycocotools")
+    monkeypatch.setattr(evaluators, "_with_hotcoco", fail)
+    result = score(as_truth([BOX]), records, "bbox", "hotcoco")
+    assert result == wanted and result.evaluator == "pycocotools"
+    assert f"does not take this: {type(error).__name__}: {' '.join(str(error).split())}" in caplog.text
+
+
+def test_ctrl_c_while_hotcoco_scores_is_no_failure_of_hotcoco(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluators, "_with_hotcoco", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        score(as_truth([BOX]), [{**BOX, "score": 0.5}], "bbox", "hotcoco")
+
+
+def test_detections_of_unknown_classes_are_left_out_and_proposals_are_of_any():
+    unknown = [{**BOX, "category_id": 12, "score": 0.5}]
+    for evaluator in ("pycocotools", "hotcoco"):
+        assert score(as_truth([BOX]), unknown, "bbox", evaluator).metrics["AP"] == 0
+        assert score(as_truth([BOX]), unknown, "proposals", evaluator).metrics["AR@100"] == 1
 
 
 def test_a_process_forked_after_a_use_does_not_wait_for_threads_that_are_not_there():
     records = [{**BOX, "score": 0.5}]
-    wanted = score(as_coco([BOX]), records, "bbox", IMAGES, CLASSES, "hotcoco")
+    wanted = score(as_truth([BOX]), records, "bbox", "hotcoco")
     processes = multiprocessing.get_context("fork")
     results = processes.SimpleQueue()
 
     def in_child():
-        results.put(score(as_coco([BOX]), records, "bbox", IMAGES, CLASSES, "hotcoco"))
+        results.put(score(as_truth([BOX]), records, "bbox", "hotcoco"))
 
     child = processes.Process(target=in_child)
     child.start()

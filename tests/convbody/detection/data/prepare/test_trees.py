@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convbody.detection.data import CocoDataset, DataError, check_dataset
+from convbody.detection.data import CocoDataset, DataError, read_dataset
 from convbody.detection.data.prepare import efficientnet, trees
 from convbody.detection.data.prepare.efficientnet import WEIGHTS_FILE
 from convbody.detection.data.prepare.trees import TileSettings, prepare_trees
@@ -64,8 +64,7 @@ def test_both_splits_are_data_sets_without_mistakes(downloads: Path, tmp_path: P
     folder = tmp_path / "trees"
     assert prepare_trees(folder, downloads, TILES)
     for split in ("train", "test"):
-        data = json.loads((folder / f"{split}.json").read_text())
-        report = check_dataset(data, folder / split, read_images="full")
+        _, report = read_dataset(folder / f"{split}.json", folder / split, how="full")
         assert report.ok, str(report)
         assert CocoDataset(folder / split, folder / f"{split}.json").class_names == ["tree"]
 
@@ -158,7 +157,7 @@ def test_the_published_plots_and_weights(tmp_path: Path):
     for split in ("train", "test"):
         data = json.loads((folder / f"{split}.json").read_text())
         counts[split] = (len(data["images"]), len(data["annotations"]))
-        assert check_dataset(data, folder / split, read_images="full").ok
+        assert read_dataset(folder / f"{split}.json", folder / split, how="full")[1].ok
     assert counts == {"train": (156, 1164), "test": (20, 301)}
 
     state = torch.load(folder / WEIGHTS_FILE, weights_only=True)
