@@ -20,6 +20,7 @@ from convbody.classification.data.loader import Batch, open_datasets, train_batc
 from convbody.classification.evaluation import evaluate
 from convbody.classification.loss import cross_entropy, mixup, target_maker
 from convbody.classification.model import build_classifier, network_input
+from convbody.data.exif_choice import EXIF, unannotated_note
 from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
 from convbody.training.logging import setup_logging
@@ -58,7 +59,7 @@ def train_classifier(cfg: Config, *, resume: bool = False) -> TrainResult:
         output_dir=output_dir,
         evaluate=(lambda module, _: evaluate(module, cfg, test_sets)) if test_sets else None,
         stages=model.backbone.stages(),
-        notes={CONTRACT: contract.record()},
+        notes={CONTRACT: contract.record(), EXIF: unannotated_note(cfg.DATASETS.EXIF)},
         resume=resume,
     )
     batches.unread.report("training")

@@ -48,6 +48,9 @@ class ImageRules:
         return cls(cfg.DATASETS.EXIF, cfg.INPUT.MAX_PIXELS)
 
 
+DEFAULT_RULES = ImageRules()
+
+
 @dataclass(frozen=True)
 class ImageLook:
     """What a look at an image file tells.
@@ -66,7 +69,7 @@ class ImageLook:
         return turned_size(self.size, self.orientation) != self.size
 
 
-def read_rgb(path: Path, rules: ImageRules = ImageRules(), told: Size | None = None) -> Image.Image:
+def read_rgb(path: Path, rules: ImageRules = DEFAULT_RULES, told: Size | None = None) -> Image.Image:
     """Decode ``path`` to an 8-bit RGB image, of several pictures the first.
 
     ``convbody.data.pixels.to_rgb`` says how pixels are converted, ``orientation.to_apply`` whether the image
@@ -88,7 +91,7 @@ def read_rgb(path: Path, rules: ImageRules = ImageRules(), told: Size | None = N
 
 
 def look_at(
-    path: Path, full: bool = False, rules: ImageRules = ImageRules(), told: Size | None = None
+    path: Path, full: bool = False, rules: ImageRules = DEFAULT_RULES, told: Size | None = None
 ) -> ImageLook:
     """What there is to know of the image at ``path`` without decoding it, after making sure that it is whole.
 

@@ -33,8 +33,9 @@ def find_images(words: Sequence[str]) -> Iterator[Path]:
             names = [name for name in sorted(os.listdir(word)) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
             found = [os.path.join(word, name) for name in names]
         else:
-            found = [word] if os.path.exists(word) else sorted(glob.glob(word, recursive=True))
-        files = [Path(name) for name in found if not os.path.isdir(name)]
+            found = [word] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))
+        # Folders and pipes are left out; a link that leads nowhere is named when it is read.
+        files = [Path(name) for name in found if os.path.isfile(name) or not os.path.exists(name)]
         if not files:
             what = "no image in this folder" if is_folder else "no such image"
             raise ConvbodyError(f"{printable(word)}: {what}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torchvision.transforms.v2 import functional
 
+from convbody.data.exif_choice import for_prediction
 from convbody.data.images import read_rgb
 from convbody.detection.data import DataError
 from convbody.detection.evaluation.inference import coco_records, run_model
@@ -40,8 +41,9 @@ def predict(
 
     For each image, ``<name>_detections.jpg`` (what scores ``score_threshold`` or more, drawn) and
     ``<name>_detections.json`` go to ``output_dir``, and one line to stdout: for people, or with ``as_json``
-    the JSON itself. stderr has the log, which names the weights, and images that cannot be read; the others
-    are done all the same.
+    the JSON itself. Images are turned by their EXIF orientation as those of the training were, or as
+    DATASETS.EXIF says. stderr has the log, which names the weights, and images that cannot be read; the
+    others are done all the same.
 
     Returns the exit status: 0, or 1 when an image could not be read. Raises ConvbodyError where there are no
     weights, where they have diverged, or where ``output_dir`` cannot be written.
@@ -51,12 +53,13 @@ def predict(
     trained = load_trained(cfg, weights)
     model, names = trained.model, class_names(cfg, trained)
     require_finite(model)
+    rules = for_prediction(cfg, trained.weights.notes)
     mask_threshold = cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD
     output_dir = Path(output_dir)
     failures = 0
     for file, stem in zip(files, distinct_stems(files), strict=True):
         try:
-            picture = read_rgb(file)
+            picture = read_rgb(file, rules)
         except DataError as error:
             print(f"error: {error}", file=sys.stderr)
             failures += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from backbones.weights import deferred_init, load_weights
 from backbones.weights.contract import contract_of
 from backbones.weights.read import CONTRACT
+from convbody.data.exif_choice import EXIF, Orientations, exif_note
 from convbody.detection.coco_names import assumed_names
 from convbody.detection.data import (
+    CocoDataset,
     Known,
     build_train_batches,
     check_class_count,
@@ -73,7 +76,7 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
         output_dir=output_dir,
         evaluate=evaluate if cfg.DATASETS.TEST else None,
         stages=model.backbone.stages(),
-        notes=_notes(cfg, model, known),
+        notes=_notes(cfg, model, known, train_sets),
         resume=resume,
     )
     batches.unread.report("training")
@@ -123,9 +126,10 @@ def image_ids(batch: Batch) -> list[str]:
     return [str(int(target["image_id"])) for target in batch[1]]
 
 
-def _notes(cfg: Config, model: Detector, known: Known) -> dict[str, Any]:
+def _notes(cfg: Config, model: Detector, known: Known, train_sets: Sequence[CocoDataset]) -> dict[str, Any]:
     """What every file with this run's weights says of them."""
-    notes: dict[str, Any] = {}
+    seen = sum((dataset.orientations for dataset in train_sets), Orientations())
+    notes: dict[str, Any] = {EXIF: exif_note(cfg.DATASETS.EXIF, seen)}
     if (contract := contract_of(cfg)) is not None:
         notes[CONTRACT] = contract.record()
     if model.needs.num_classes is not None:

@@ -166,6 +166,7 @@ def test_file_names_of_any_kind_are_read_and_written(made, arguments, tmp_path, 
     for name in names:
         shutil.copy(picture, folder / name)
     (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to("nowhere")
     assert predict(arguments, [folder], "--output", tmp_path / "out", "--score", 0.0) == 1
     printed = capsys.readouterr()

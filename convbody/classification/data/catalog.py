@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from convbody.data.files import datasets_root
+from convbody.data.images import DEFAULT_RULES, ImageRules
 from registry import Config, ConfigError
 from registry.errors import nearest_phrase
 
@@ -21,12 +22,16 @@ _KEY = "DATASETS.CLASSIFICATION_CATALOG"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one data set lies, and in which layout; ``split`` is "train", "test", or "" for a folder."""
+    """Where one data set lies, in which layout, and how its image files are read.
+
+    ``split`` is "train", "test", or "" for a folder.
+    """
 
     name: str
     layout: str
     root: Path
     split: str = ""
+    rules: ImageRules = DEFAULT_RULES
 
 
 def catalog(cfg: Config) -> dict[str, Entry]:
@@ -65,4 +70,5 @@ def _entry(name: str, fields: Any, cfg: Config) -> Entry:
     if LAYOUTS[layout] and fields["split"] not in ("train", "test"):
         raise ConfigError(f"the split of data set {name!r} must be train or test", _KEY, cfg)
     # An absolute path replaces the root.
-    return Entry(name, layout, datasets_root() / str(fields["root"]), str(fields.get("split", "")))
+    root = datasets_root() / str(fields["root"])
+    return Entry(name, layout, root, str(fields.get("split", "")), ImageRules.of(cfg))

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional
 from convbody.classification.data.catalog import Entry
 from convbody.data.errors import DataError
 from convbody.data.files import ROOT_VARIABLE
-from convbody.data.images import read_rgb
-from registry.errors import in_one_line
+from convbody.data.images import ImageRules, read_rgb
+from registry.errors import in_one_line, printable
 
 _PREPARED = {"fashion_mnist": "fashion-mnist", "digits": "digits", "sklearn_digits": "sklearn-digits"}
 _SOURCES: dict[str, Any] = {
@@ -85,16 +85,17 @@ class ImagesInMemory(LabelledImages):
 class ImagesInFolders(LabelledImages):
     """A folder with a folder of image files for each class; classes are in alphabetical order."""
 
-    def __init__(self, name: str, folder: datasets.ImageFolder) -> None:
+    def __init__(self, name: str, folder: datasets.ImageFolder, rules: ImageRules) -> None:
         super().__init__(name, folder.classes, folder.targets)
+        self._rules = rules
         self._paths = [Path(path) for path, _ in folder.samples]
 
     def identify(self, index: int) -> str:
         """The path."""
-        return str(self._paths[index])
+        return printable(str(self._paths[index]))
 
     def _read(self, index: int) -> Tensor:
-        return functional.pil_to_tensor(read_rgb(self._paths[index]))
+        return functional.pil_to_tensor(read_rgb(self._paths[index], self._rules))
 
 
 def open_images(entry: Entry) -> LabelledImages:
@@ -107,7 +108,7 @@ def open_images(entry: Entry) -> LabelledImages:
         raise DataError(f"data set {entry.name!r}: no folder {entry.root.absolute()}; {_remedy(entry.name)}")
     try:
         if entry.layout == "folder":
-            return ImagesInFolders(entry.name, datasets.ImageFolder(str(entry.root)))
+            return ImagesInFolders(entry.name, datasets.ImageFolder(str(entry.root)), entry.rules)
         source = _SOURCES[entry.layout](str(entry.root), train=entry.split == "train")
     # What torchvision raises for folders without images and files that are missing, cut short or changed.
     except (OSError, RuntimeError, ValueError, AssertionError, TypeError, EOFError, KeyError) as error:

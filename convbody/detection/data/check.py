@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from convbody.data.errors import DataError
+from convbody.data.images import DEFAULT_RULES, ImageRules
 from convbody.detection.data.annotation_entries import read_annotations
 from convbody.detection.data.category_entries import read_categories
 from convbody.detection.data.image_entries import read_images
@@ -25,12 +26,14 @@ def read_dataset(
     how: str = "quick",
     masks: bool = False,
     keypoints: bool = False,
+    rules: ImageRules = DEFAULT_RULES,
 ) -> tuple[Records, DatasetReport]:
     """The records of a COCO file, and what is wrong with its entries, which are left out of the records.
 
     ``how`` says how image files are looked at: "quick" reads every image's header and end, "full" decodes it,
-    "none" opens only those whose entry has no size. With ``masks`` every annotation must have one, and with
-    ``keypoints`` they are read; without, these fields may hold anything.
+    "none" opens only those whose entry has no size. ``rules`` are those for reading images. With ``masks``
+    every annotation must have one, and with ``keypoints`` they are read; without, these fields may hold
+    anything.
 
     Ids may be whole numbers or text of any length. Absent or null may be: the list of annotations, annotation
     ids, ``iscrowd`` (0), ``area`` (the box's), ``keypoints``, and an image's width and height, which are then
@@ -49,7 +52,7 @@ def read_dataset(
     report = DatasetReport(name, len(entries.images), len(entries.annotations))
     categories = read_categories(entries.categories, keypoints, str(ann_file))
     images = read_images(entries.images, report)
-    check_images(images, Path(image_dir), how, report)
+    check_images(images, Path(image_dir), how, report, rules)
     table = read_annotations(
         entries.annotations, images, categories, report, masks=masks, keypoints=keypoints
     )
@@ -73,13 +76,15 @@ def read_dataset(
     return records, report
 
 
-def read_records(ann_file: Path, image_dir: Path, *, masks: bool, keypoints: bool) -> Records:
+def read_records(
+    ann_file: Path, image_dir: Path, *, masks: bool, keypoints: bool, rules: ImageRules
+) -> Records:
     """The records of a COCO file without mistakes; image files are opened only where a size is missing.
 
     Raises DataError with the report where there is a mistake.
     """
     records, report = read_dataset(
-        ann_file, image_dir, name=str(ann_file), how="none", masks=masks, keypoints=keypoints
+        ann_file, image_dir, name=str(ann_file), how="none", masks=masks, keypoints=keypoints, rules=rules
     )
     if not report.ok:
         raise DataError(str(report))

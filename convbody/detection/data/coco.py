@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import functional
 
 from convbody.data.classes import ClassNames
 from convbody.data.errors import DataError
-from convbody.data.images import read_rgb
+from convbody.data.exif_choice import Orientations
+from convbody.data.images import DEFAULT_RULES, ImageRules, read_rgb
 from convbody.detection.data.check import read_records
 from convbody.detection.data.geometry import clip_box, has_area
 from convbody.detection.data.labels import category_labels, classes_of, shown
@@ -25,6 +26,7 @@ from convbody.detection.data.masks import decode_mask
 from convbody.detection.data.records import Annotation, Category, ImageRecord, OriginalId
 from convbody.detection.data.tables import Records
 from convbody.detection.masks import EncodedMasks
+from registry.errors import printable
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -60,16 +62,22 @@ class CocoDataset(Dataset[Sample]):
         keypoints: bool = False,
         labels_by_id: bool = False,
         classes: ClassNames | None = None,
+        rules: ImageRules = DEFAULT_RULES,
+        orientations: Orientations | None = None,
     ) -> None:
         """``records`` are those of ``ann_file``, with masks and keypoints where asked for; None reads them.
 
         ``classes`` are those of a detector, among which each category has to be, by its name. Without it
         labels follow the category ids: one after the other or, with ``labels_by_id``, the ids themselves,
-        gaps included. Raises DataError where the file is read here and has a mistake.
+        gaps included. ``rules`` say how images are read, ``orientations`` what became of their EXIF
+        orientations as far as is known. Raises DataError where the file is read here and has a mistake.
         """
         self.image_dir, self.ann_file = Path(image_dir), Path(ann_file)
+        self.rules, self.orientations = rules, orientations or Orientations()
         if records is None:
-            records = read_records(self.ann_file, self.image_dir, masks=masks, keypoints=keypoints)
+            records = read_records(
+                self.ann_file, self.image_dir, masks=masks, keypoints=keypoints, rules=rules
+            )
         self.records = records
         self.images: Sequence[ImageRecord] = records.images
         self.categories = records.categories
@@ -94,11 +102,11 @@ class CocoDataset(Dataset[Sample]):
     def picture(self, index: int) -> Image:
         """Image ``index`` alone, 8-bit RGB. Raises DataError as ``dataset[index]`` does."""
         path, record = self.image_path(index), self.images[index]
-        picture = read_rgb(path)
         expected = (record.width, record.height)
+        picture = read_rgb(path, self.rules, expected)
         if picture.size != expected:
             raise DataError(
-                f"image {path} is {picture.width}x{picture.height}, and {self.ann_file} says "
+                f"image {printable(str(path))} is {picture.width}x{picture.height}, and {self.ann_file} says "
                 f"{expected[0]}x{expected[1]}"
             )
         return picture

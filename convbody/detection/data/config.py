@@ -12,6 +12,8 @@ from registry.allowed import above, at_least, between, each
     "INPUT",
     allowed={
         "MIN_SIZE_RANGE_TRAIN": each(at_least(-1), 2),
+        "MIN_SIZE_TEST": at_least(0),
+        "MAX_PIXELS": at_least(0),
         "PIXEL_MEAN": each(between(-1e6, 1e6)),
         "PIXEL_STD": each(above(0.0)),
         "BRIGHTNESS": at_least(0.0),
@@ -67,8 +69,8 @@ def datasets_defaults() -> dict[str, Any]:
         # "category_id", its id, as torchvision's published detectors have it (COCO's 80 categories have ids
         # up to 90). In other data sets a category has the label of the one of the same name.
         "LABELS": "consecutive",
-        # Mistakes found by the check: "fail" stops with a report, "skip" leaves out what is wrong and says
-        # so.
+        # Mistakes found by the check, and images that prove damaged when they are loaded: "fail" stops with a
+        # report, "skip" leaves out what is wrong and says so.
         "ON_ERROR": "fail",
         # What the check reads of every image: "quick" header and end of file, "full" all pixels, "none".
         "CHECK_IMAGES": "quick",

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from convbody.data.batches import NumberedBatches
 from convbody.data.classes import ClassNames, check_known, check_same, listed
 from convbody.data.errors import DataError
+from convbody.data.images import ImageRules
 from convbody.data.sampler import Draw, aspect_groups
 from convbody.detection.data.catalog import find_dataset, labels_by_id
 from convbody.detection.data.check import read_dataset
@@ -170,6 +171,7 @@ def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoD
         if cfg.DATASETS[choice] not in allowed:
             raise ConfigError(f"choose one of {', '.join(allowed)}", key=f"DATASETS.{choice}", cfg=cfg)
     entry = find_dataset(cfg, name, key)
+    rules = ImageRules.of(cfg)
     if is_main():
         logger.info("reading %s", entry.ann_file)
     records, report = read_dataset(
@@ -179,7 +181,11 @@ def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoD
         how=cfg.DATASETS.CHECK_IMAGES,
         masks=cfg.MODEL.MASK_ON,
         keypoints=cfg.MODEL.KEYPOINT_ON,
+        rules=rules,
     )
+    if is_main() and str(report.orientations):
+        level = logging.WARNING if report.orientations.untold else logging.INFO
+        logger.log(level, "data set %r, %s", name, report.orientations)
     if not report.ok:
         if cfg.DATASETS.ON_ERROR == "fail":
             raise DataError(
@@ -202,6 +208,8 @@ def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoD
         keypoints=cfg.MODEL.KEYPOINT_ON,
         labels_by_id=labels_by_id(cfg),
         classes=known.classes if known is not None else None,
+        rules=rules,
+        orientations=report.orientations,
     )
 
 

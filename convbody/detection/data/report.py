@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from convbody.data.exif_choice import Orientations
 from registry.errors import printable
 
 _EXAMPLES = 3
@@ -37,6 +38,8 @@ class DatasetReport:
     problems: dict[str, Problem] = field(default_factory=dict)
     bad_images: set[int] = field(default_factory=set)
     bad_annotations: set[int] = field(default_factory=set)
+    orientations: Orientations = field(default_factory=Orientations)
+    """What became of the EXIF orientations of the images, which is no mistake."""
 
     @property
     def ok(self) -> bool:

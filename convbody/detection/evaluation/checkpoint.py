@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convbody.data.exif_choice import for_testing
 from convbody.detection.data import check_class_count, open_test_sets
 from convbody.detection.data.catalog import labels_by_id
 from convbody.detection.evaluation.evaluators import choose_evaluator
@@ -21,7 +22,8 @@ def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[
     The table goes to the log, metrics and detections to ``OUTPUT_DIR/evaluation/<name>/``. Each process of a
     distributed run calls this alike.
 
-    Classes are those that the weights' file names; a test set may have fewer of them.
+    Classes are those that the weights' file names; a test set may have fewer of them. Images are turned by
+    their EXIF orientation as those of the training were, or as DATASETS.EXIF says.
 
     Raises:
         ConfigError: a test set has other classes than the weights.
@@ -32,7 +34,7 @@ def evaluate_checkpoint(cfg: Config, weights: Path | str | None = None) -> dict[
     output_dir = Path(cfg.OUTPUT_DIR)
     setup_logging(output_dir)
     trained = load_trained(cfg, weights)
-    test_sets = open_test_sets(cfg, trained.known)
+    test_sets = open_test_sets(for_testing(cfg, trained.weights.notes), trained.known)
     if trained.known is None and not labels_by_id(cfg):
         # Labels are places in the order of ids, so that with fewer classes they would be others.
         for dataset in test_sets.values():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from products import Products
 
 from backbones.weights.contract import contract_of
@@ -17,6 +18,7 @@ from convbody.detection.evaluation import evaluate_checkpoint
 from convbody.detection.heads.registries import META_ARCHITECTURES
 from convbody.detection.inputs import TargetNeeds
 from convbody.detection.model import Detector
+from convbody.detection.predict import predict
 from convbody.detection.train import build_initial_detector, train_detector
 from convbody.detection.trained import load_trained
 from convbody.detection.transform import DetectionTransform
@@ -143,6 +145,45 @@ def test_a_trained_detector_says_what_its_weights_expect(small_cfg, file):
     ):
         with pytest.raises(ConfigError, match="was trained with other settings"):
             refused()
+
+
+def test_prediction_turns_photographs_as_training_did(small_cfg, tmp_path):
+    cfg = small_cfg("retinanet", "DATASETS.TEST", ())
+    (name,) = cfg.DATASETS.TRAIN
+    entry = find_dataset(cfg, name, "DATASETS.TRAIN")
+    data = json.loads(entry.ann_file.read_text())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image in data["images"]:  # stored 64x48, and seen and annotated 48x64
+        picture = Image.open(entry.image_dir / image["file_name"]).crop((0, 0, 64, 48))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        picture.save(tmp_path / "images" / image["file_name"], exif=exif)
+        image |= {"width": 48, "height": 64}
+    for annotation in data["annotations"]:
+        annotation |= {"bbox": [5, 5, 20, 30], "area": 600, "segmentation": None, "keypoints": None}
+    (tmp_path / "ann.json").write_text(json.dumps(data))
+    place = {"image_dir": str(tmp_path / "images"), "ann_file": str(tmp_path / "ann.json")}
+    cfg.DATASETS.CATALOG["photographs"] = Config(place)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("photographs",)
+    train_detector(cfg)
+    file = Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pth"
+    assert torch.load(file, weights_only=True)["exif"] == ["auto", "apply"]
+    photo = tmp_path / "images" / data["images"][0]["file_name"]
+
+    def size_of_prediction(choice):
+        cfg.DATASETS.EXIF = choice
+        assert predict(cfg, [str(photo)], output_dir=tmp_path / "out") == 0
+        (answer,) = (tmp_path / "out").glob("*.json")
+        return json.loads(answer.read_text())["width"]
+
+    assert size_of_prediction("auto") == size_of_prediction("apply") == 48
+    assert size_of_prediction("ignore") == 64
+    payload = torch.load(file, weights_only=True)
+    torch.save({**payload, "exif": ["ignore", "ignore"]}, file)
+    assert size_of_prediction("auto") == 64
+    cfg.DATASETS.EXIF = "auto"
+    with pytest.raises(ConvbodyError, match="because of its EXIF orientation and DATASETS.EXIF ignore"):
+        evaluate_checkpoint(cfg)
 
 
 def with_other_classes(cfg, tmp_path, change):

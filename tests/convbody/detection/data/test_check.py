@@ -286,7 +286,7 @@ def test_truncated_images_are_found_and_leave_with_their_annotations(files: File
     path = files.images / "1.png"
     path.write_bytes(path.read_bytes()[:1000])
     records, report = files.read()
-    assert list(report.problems) == ["image damaged"] and str(path) in str(report)
+    assert list(report.problems) == ["image that cannot be read"] and str(path) in str(report)
     assert not report.bad_annotations
     assert [image.id for image in records.images] == [2]
     assert [each.image_id for each in records.objects(0)] == [2]

@@ -292,7 +292,7 @@ def test_how_much_of_the_images_is_checked_is_configured(make_dataset, cfg_for):
     path.write_bytes(content[:200] + b"\0" * (len(content) - 300) + content[-100:])
     opts = "DATASETS.CHECK_IMAGES"
     build_test_dataset(cfg_for(ann_file.parent / "images", ann_file, opts, "quick"), "mine")
-    with pytest.raises(DataError, match="image damaged"):
+    with pytest.raises(DataError, match="image that cannot be read"):
         build_test_dataset(cfg_for(ann_file.parent / "images", ann_file, opts, "full"), "mine")
     path.unlink()
     build_test_dataset(cfg_for(ann_file.parent / "images", ann_file, opts, "none"), "mine")
