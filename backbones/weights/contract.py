@@ -10,7 +10,7 @@ from typing import Any
 from backbones.resnet.config import CIFAR_DEPTHS, CIFAR_NORMS_WITH_EPSILON
 from backbones.spec import StageSpec
 from registry import STAGE_SPECS, TRANSFORMATION_MODULES, Config, ConfigError, parse_conv_body
-from registry.errors import describe_key
+from registry.errors import describe_key, in_one_line
 from registry.tree import value_of
 
 KEY = "MODEL.WEIGHT_CONTRACT"
@@ -66,22 +66,30 @@ class WeightContract:
             if record.get("size") is not None:
                 tuples["size"] = tuple(record["size"])
             contract = cls(**{**record, **tuples})
-            numbers = [
-                *contract.mean,
-                *contract.std,
-                *(contract.size or (0, 0)),
-                contract.norm_epsilon or 0.0,
-            ]
-            sound = (
-                len(contract.mean) == len(contract.std) >= 1
-                and len(contract.size or (0, 0)) == 2
-                and all(isinstance(number, (int, float)) for number in numbers)
-            )
         except (TypeError, KeyError) as error:
-            raise ConfigError(f"no contract of weights: {error}") from error
-        if not sound or contract.channel_order not in ("RGB", "BGR") or contract.value_range not in (1, 255):
-            raise ConfigError(f"no contract of weights: {dict(record)}")
+            raise ConfigError(f"no contract of weights: {in_one_line(error)}") from error
+        if not contract._is_sound():
+            raise ConfigError("no contract of weights: its values are not what weights could expect")
         return contract
+
+    def _is_sound(self) -> bool:
+        size = (1, 1) if self.size is None else self.size
+        epsilon = () if self.norm_epsilon is None else (self.norm_epsilon,)
+        return (
+            isinstance(self.channel_order, str)
+            and self.channel_order in ("RGB", "BGR")
+            and isinstance(self.value_range, int)
+            and self.value_range in (1, 255)
+            and (self.stride_in_1x1 is None or isinstance(self.stride_in_1x1, bool))
+            and len(self.mean) == len(self.std) >= 1
+            and len(size) == 2
+            and all(_is_number(value) for value in (*self.mean, *self.std, *size, *epsilon))
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether ``value`` is a number that a mean or a size can be; not every integer can become a float."""
+    return isinstance(value, int | float) and abs(value) < 1e9
 
 
 def contract_of(cfg: Config) -> WeightContract | None:

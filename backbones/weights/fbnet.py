@@ -16,6 +16,7 @@ from registry import ConvbodyError
 
 _BODY = "backbone.body."
 _EPS = 1e-5  # of the norms that the weights were trained with
+_WIDEST = 1024  # channels of a first convolution; MobileNetV2's have 32 times its width
 _IDENTITY = "features.1.pw."  # torchvision has no such name
 
 #: Blocks in each stage of the architecture mobilenet_v2.
@@ -85,7 +86,10 @@ def _refusal(norm: str, block: str, what: str) -> Rule:
 
 def with_identity(state: State) -> State:
     """Adds the convolution that widens nothing, and a norm that does nothing."""
-    width = len(state["features.0.0.weight"])
+    first = state.get("features.0.0.weight")
+    width = first.shape[0] if first is not None and first.dim() == 4 else 0
+    if not 0 < width <= _WIDEST:
+        return state  # of another network
     layer = {
         "conv.weight": torch.eye(width)[:, :, None, None],
         "bn.weight": torch.ones(width),
@@ -106,7 +110,9 @@ def without_identity(state: State) -> State:
     there = {name: value for name, value in state.items() if name.startswith(_IDENTITY)}
     wanted = with_identity(state)
     for name, value in there.items():
-        if not name.endswith("num_batches_tracked") and not torch.allclose(value.cpu(), wanted[name]):
+        if name.endswith("num_batches_tracked"):
+            continue
+        if value.shape != wanted[name].shape or not torch.allclose(value.cpu(), wanted[name]):
             raise ConvbodyError(
                 "torchvision's mobilenet_v2 has no convolution that widens in its first block, and that of "
                 "this body is no longer the identity: it was trained"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from urllib.parse import parse_qs
 
 from torch import Tensor
 
@@ -66,7 +67,7 @@ def _of_torchvision(name: str) -> WeightContract | None:
 
     model, _, query = name.partition("?")
     if model.endswith("_resnet50_fpn"):
-        weights = query.removeprefix("weights=") or "DEFAULT"
+        weights = parse_qs(query).get("weights", ["DEFAULT"])[0]
         v1 = get_model_weights(model)[weights].name == "COCO_V1"
         return TORCHVISION_V1 if v1 and model.startswith(_V1_DETECTORS) else TORCHVISION
     if model == "mobilenet_v2":
@@ -94,7 +95,8 @@ def _of_timm(name: str) -> WeightContract | None:
 
 def _of_tensors(state: Mapping[str, Tensor]) -> WeightContract | None:
     if "conv1_w" in state:
-        grouped = (conv := state.get("res2_0_branch2b_w")) is not None and conv.shape[1] < conv.shape[0]
+        conv = state.get("res2_0_branch2b_w")
+        grouped = conv is not None and conv.dim() == 4 and conv.shape[1] < conv.shape[0]
         if "conv1_gn_s" in state:
             return CAFFE2_GN
         return CAFFE2_RESNEXT if grouped else CAFFE2

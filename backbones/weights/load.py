@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from backbones.weights.contract import check_contract
@@ -15,11 +16,13 @@ from backbones.weights.places import body_prefix, deformable_slots, places
 from backbones.weights.read import Names, counts, read_weights
 from backbones.weights.report import LoadReport, grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed
-from backbones.weights.source import KEY, address
+from backbones.weights.source import KEY, shown
 from registry import Config, ConfigError
 
 #: The body is useless with fewer of its tensors than this.
 ENOUGH = 0.9
+#: Types of weights.
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 #: Makes a tensor of a file one for the module: (name in the module, tensor, what the module has, notes of the
@@ -41,19 +44,22 @@ def load_weights(
 
     Raises:
         ConfigError: no such file, a file that holds no tensors, one that gives less than 90 % of the tensors
-            of the body (parameters and norm buffers, but not offsets that stay as they are), or one of a body
-            with more blocks; says what did not fit. Or ``cfg`` contradicts what the weights were trained
-            with.
+            of the body (parameters and norm buffers, but not offsets that stay as they are), one of a body
+            with more blocks, or one with weights that are not finite real numbers; says what did not fit. Or
+            ``cfg`` contradicts what the weights were trained with.
     """
     target = module.state_dict()
     file = read_weights(path, cfg)
     reading = _best_reading(file.tensors, module, target)
-    fitting, unexpected, wrong_shape = {}, [], []
+    fitting, unexpected, wrong_shape, unsound = {}, [], [], []
     for name, tensor in reading.state.items():
         own = reading.place_of(name)
         if own is None or own in fitting:
             if counts(name):
                 unexpected.append(name)
+            continue
+        if reason := _unsound(tensor, target[own]):
+            unsound.append(f"{name} is {reason}")
             continue
         tensor = changed(tensor, reading.renamed[name])
         if adapt is not None:
@@ -62,13 +68,20 @@ def load_weights(
             wrong_shape.append((own, tuple(tensor.shape), tuple(target[own].shape)))
         else:
             fitting[own] = tensor
+    if unsound:
+        raise ConfigError(
+            f"{shown(path)} holds weights that are no finite real numbers: {', '.join(unsound[:3])}"
+            f"{f' and {len(unsound) - 3} more' if len(unsound) > 3 else ''}",
+            KEY,
+            cfg,
+        )
     clashing = {name for name, _, _ in wrong_shape}
     initialised = _left_initialised(module, fitting, clashing)
     given = fitting.keys() | clashing | set(initialised)
     missing = tuple(name for name in target if name not in given and counts(name))
     loaded = tuple(name for name in fitting if counts(name))
     report = LoadReport(
-        address(path),
+        shown(path),
         reading.lineage.name,
         loaded,
         missing,
@@ -119,6 +132,18 @@ def _readings(file: State, module: nn.Module, target: Mapping[str, Tensor]) -> I
         for held in every_places:
             for prefix in lineage.prefixes:
                 yield _Reading(lineage, state, lineage.to_ours(state, prefix, held), held)
+
+
+def _unsound(tensor: Tensor, own: Tensor) -> str:
+    """What is wrong with the numbers that are to fill ``own``; "" if nothing is.
+
+    Whole numbers are right for counters and indices, which are whole here, too.
+    """
+    if tensor.dtype not in _REAL and (own.is_floating_point() or tensor.dtype.is_floating_point):
+        return str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_complex():
+        return "complex"
+    return "NaN or infinite" if tensor.is_floating_point() and not tensor.isfinite().all() else ""
 
 
 def _left_initialised(module: nn.Module, fitting: State, clashing: Set[str]) -> tuple[str, ...]:

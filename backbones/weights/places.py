@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from backbones.build import BodyAndNeck
 from backbones.layers.deform_conv import DFConv2d
 from backbones.spec import Backbone
+from backbones.weights.dictionaries import without_wrappers
 from backbones.weights.rules import fill, match
 
 #: Where else in a detector of ours a tensor may have its place: name in a file -> name in the detector.
@@ -89,4 +90,6 @@ def _in_a_detector(names: Mapping[str, str], own: str, whole: str) -> dict[str, 
             values = match(place, name)
             if values is not None:
                 found.setdefault(fill(elsewhere, values), its)
+    for name, its in list(found.items()):  # a module may itself have names that a file is freed of
+        found.setdefault(without_wrappers(name), its)
     return found

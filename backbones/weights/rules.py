@@ -30,6 +30,9 @@ from functools import cache
 
 from torch import Tensor
 
+from registry import ConvbodyError
+from registry.errors import in_one_line
+
 State = Mapping[str, Tensor]
 Fields = dict[str, str | int]
 
@@ -174,5 +177,14 @@ class Lineage:
 
 
 def changed(tensor: Tensor, renamed: Renamed) -> Tensor:
-    """The tensor under its new name."""
-    return tensor if renamed.change is None else renamed.change(tensor)
+    """The tensor under its new name.
+
+    Raises:
+        ConvbodyError: it is not of a shape that can be changed so.
+    """
+    try:
+        return tensor if renamed.change is None else renamed.change(tensor)
+    except (RuntimeError, IndexError) as error:
+        raise ConvbodyError(
+            f"{renamed.name} cannot be made of a tensor of shape {tuple(tensor.shape)} ({in_one_line(error)})"
+        ) from error

@@ -7,17 +7,22 @@ import http.client
 import logging
 import os
 import re
+import string
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 from urllib.request import urlopen
 
 from backbones.weights.catalog import URLS
 from registry import Config, ConfigError
-from registry.errors import nearest_phrase
+from registry.errors import in_one_line, nearest_phrase
+from registry.paths import expand
 
 KEY = "MODEL.WEIGHT"
 SCHEMES = ("catalog", "torchvision", "timm", "detectron2", "https", "http")
+_LONGEST_NAME = 200  # of a file in the cache, characters
+_SUM = "sha256="
 _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 
 logger = logging.getLogger(__name__)
@@ -28,6 +33,48 @@ def address(weight: str | Path) -> str:
     return re.sub(rf"^({'|'.join(SCHEMES)}):/(?!/)", r"\1://", str(weight))
 
 
+def shown(weight: str | Path) -> str:
+    """``weight`` as messages name it: in one line, whatever letters it has."""
+    text = address(weight)
+    return text if text.isprintable() else repr(text)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What MODEL.WEIGHT says, taken apart.
+
+    Attributes:
+        where: a path, an address or a name.
+        dictionary: which of the file's dictionaries is meant; "" leaves it to the reader.
+        checksum: the sha256 of an address's file, or the start of it; "" where it is not known.
+    """
+
+    where: str
+    dictionary: str = ""
+    checksum: str = ""
+
+
+def place(weight: str, cfg: Config | None = None) -> Place:
+    """``weight`` taken apart: ``file.pth#ema``, ``https://host/file.pth#sha256=0123abcd#ema``.
+
+    A file whose name has a "#" is meant where it exists.
+
+    Raises:
+        ConfigError: more than one dictionary, or a dictionary without a name.
+    """
+    remote = "://" in weight
+    if "#" not in weight or (not remote and _is_file(Path(expand(weight, KEY)))):
+        return Place(weight)
+    where, *fragments = weight.split("#") if remote else weight.rsplit("#", 1)
+    sums = [text for text in fragments if remote and text.startswith(_SUM)]
+    names = [text for text in fragments if text not in sums]
+    if len(sums) > 1 or len(names) > 1 or not all(fragments):
+        raise ConfigError(
+            f"after # stands the name of one dictionary in the file, not so in {shown(weight)}", KEY, cfg
+        )
+    return Place(where, "".join(names), "".join(sums).removeprefix(_SUM).lower())
+
+
 def local_file(weight: str, cfg: Config | None = None) -> Path:
     """The file that ``weight`` means; an address or a name is fetched into the cache unless it is there.
 
@@ -36,33 +83,61 @@ def local_file(weight: str, cfg: Config | None = None) -> Path:
     ``timm://resnet50.a1_in1k``, ``detectron2://ImageNetPretrained/MSRA/R-50.pkl``, or an address, with
     ``#sha256=...`` where its checksum, or the start of it, is known. Of a file whose checksum is not known
     the one that it came with is kept beside it. The cache is ``$CONVBODY_WEIGHTS``, or
-    ``~/.cache/convbody/weights``.
+    ``~/.cache/convbody/weights``. ``#NAME`` of a dictionary in the file is left out of account.
 
     Raises:
-        ConfigError: an unknown scheme or name, a file that is not what its checksum says or has changed since
-            it was fetched, or no way to fetch it; then the message names the file to put in its place.
+        ConfigError: no such file, an unknown scheme or name, no address, a file that is not what its checksum
+            says or has changed since it was fetched, or no way to fetch it; then the message names the file
+            to put in its place.
     """
-    if "://" not in weight:
-        return Path(weight).expanduser()
-    url = _address(weight, cfg)
-    parts = urlsplit(url)
-    name = PurePosixPath(parts.path).name
-    # Many published files are called model_final.pkl; the address tells them apart.
-    file = _cache() / f"{hashlib.sha256(url.partition('#')[0].encode()).hexdigest()[:8]}-{name}"
-    checksum = parts.fragment.removeprefix("sha256=")
+    meant = place(weight, cfg)
+    if "://" not in meant.where:
+        file = Path(expand(meant.where, KEY))
+        if not _is_file(file):
+            raise ConfigError(f"no such weight file: {shown(meant.where)}", KEY, cfg)
+        return file
+    try:
+        url = _address(meant.where, cfg)
+        file = _cache_file(url.partition("#")[0])
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{shown(meant.where)} is no address of a file ({error})", KEY, cfg) from error
+    checksum = meant.checksum or url.partition(f"#{_SUM}")[2]
     if not file.is_file():
         try:
             _download(url, file, checksum)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConfigError(
-                f"{url} cannot be fetched ({error}); fetch it elsewhere and save it as {file.name} in "
-                f"{file.parent}",
+                f"{shown(url)} cannot be fetched ({in_one_line(error)}); fetch it elsewhere and save it as "
+                f"{file.name} in {file.parent}",
                 KEY,
                 cfg,
             ) from error
     else:
         _check(file, checksum, cfg)
     return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder that may not be read
+        return False
+
+
+def _cache_file(url: str) -> Path:
+    """Where the file of an address is kept.
+
+    Raises:
+        ValueError: it is no address of a file.
+    """
+    parts = urlsplit(url)
+    name = PurePosixPath(parts.path).name
+    if not parts.hostname or parts.port == 0 or not name or len(name) > _LONGEST_NAME:
+        raise ValueError("https://HOST/FILE is one")
+    # Many published files are called model_final.pkl; the address tells them apart.
+    return _cache() / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 
 
 def _check(file: Path, checksum: str, cfg: Config | None) -> None:
@@ -89,18 +164,21 @@ def _cache() -> Path:
 
 
 def _address(weight: str, cfg: Config | None) -> str:
+    """The address of an address or a name, with its checksum where that is known."""
     scheme, _, name = weight.partition("://")
     if scheme not in SCHEMES:
-        raise ConfigError(f"{weight} is neither a path nor one of {'://, '.join(SCHEMES)}://", KEY, cfg)
+        raise ConfigError(
+            f"{shown(weight)} is neither a path nor one of {'://, '.join(SCHEMES)}://", KEY, cfg
+        )
     if scheme == "catalog":
         if name not in URLS:
-            raise ConfigError(f"the catalogue has no {name}{nearest_phrase(name, URLS)}", KEY, cfg)
+            raise ConfigError(f"the catalogue has no {shown(name)}{nearest_phrase(name, URLS)}", KEY, cfg)
         return URLS[name]
     if scheme == "torchvision":
         return _torchvision_address(name, cfg)
     if scheme == "detectron2":
-        return _DETECTRON2 + name
-    return _timm_address(name, cfg) if scheme == "timm" else weight
+        return _in_ascii(_DETECTRON2 + name)
+    return _timm_address(name, cfg) if scheme == "timm" else _in_ascii(weight)
 
 
 def _torchvision_address(name: str, cfg: Config | None) -> str:
@@ -111,10 +189,25 @@ def _torchvision_address(name: str, cfg: Config | None) -> str:
     try:
         url = str(get_model_weights(model)[wanted].url)
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"torchvision has no weights {wanted} of a model {model}", KEY, cfg) from error
+        raise ConfigError(
+            f"torchvision has no weights {shown(wanted)} of a model {shown(model)}", KEY, cfg
+        ) from error
     # The names of torchvision's files end in the first digits of their checksum.
     digits = re.search(r"-([0-9a-f]{8})\.pth$", url)
-    return f"{url}#sha256={digits[1]}" if digits else url
+    return f"{url}#{_SUM}{digits[1]}" if digits else url
+
+
+def _in_ascii(url: str) -> str:
+    """An address with its other letters as servers take them."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    user, at, host = host.rpartition("@")
+    host = host if host.isascii() else host.encode("idna").decode()
+    return f"{scheme}://{_quoted(user)}{at}{host}{slash}{_quoted(path)}"
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=string.punctuation)
 
 
 def _timm_address(name: str, cfg: Config | None) -> str:
@@ -125,9 +218,9 @@ def _timm_address(name: str, cfg: Config | None) -> str:
     try:
         source = get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that the model does not have
-        raise ConfigError(f"timm has no weights {name}", KEY, cfg) from error
+        raise ConfigError(f"timm has no weights {shown(name)}", KEY, cfg) from error
     if source is None or not (source.hf_hub_id or source.url):
-        raise ConfigError(f"timm has no weights {name}", KEY, cfg)
+        raise ConfigError(f"timm has no weights {shown(name)}", KEY, cfg)
     if source.hf_hub_id:
         file = source.hf_hub_filename or "model.safetensors"
         return f"https://huggingface.co/{source.hf_hub_id}/resolve/main/{file}"

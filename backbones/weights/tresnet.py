@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backbones.weights.rules import Lineage, Rule, State, match
 from backbones.weights.torchvision import with_counters
+from registry import ConvbodyError
 
 _EPS = 1e-5  # of in-place ABN
 
@@ -36,12 +37,18 @@ _BOTTLENECK = Rule("body.layer{s+2}.0.conv3.0.weight", _BODY + "layer{s+2}.0.con
 
 
 def _signs_to_convolutions(state: State) -> State:
-    """Takes epsilon off the scales and their signs into the convolutions before them, official names."""
+    """Takes epsilon off the scales and their signs into the convolutions before them, official names.
+
+    Raises:
+        ConvbodyError: a scale without its convolution.
+    """
     written = dict(with_counters(state))
     for name, weight in state.items():
         path = name.removesuffix(".1.weight")
         if path == name or match("body.{rest}", name) is None:
             continue
+        if f"{path}.0.weight" not in state or f"{path}.1.running_mean" not in state:
+            raise ConvbodyError(f"{name} cannot be written without the convolution and statistics beside it")
         sign = torch.where(weight < 0, -1, 1).to(weight.dtype)
         written[name] = (weight.abs() - _EPS).clamp(min=0)
         written[f"{path}.0.weight"] = state[f"{path}.0.weight"] * sign.view(-1, 1, 1, 1)
