@@ -124,7 +124,10 @@ def _content(file: Path) -> Any:
 def _safetensors_content(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, framework="pt") as opened:
-            record = {name: _json_or_text(value) for name, value in (opened.metadata() or {}).items()}
+            said = opened.metadata() or {}
+        record = {
+            name: json.loads(text) if name == CONTRACT else _json_or_text(text) for name, text in said.items()
+        }
         return {**record, **load_file(file)}
     except OSError:
         raise

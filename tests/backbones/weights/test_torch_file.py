@@ -60,7 +60,6 @@ def test_what_training_programs_save_beside_their_weights(tmp_path, archive, num
     ("tensor", "reason"),
     [
         (A.to_sparse(), "sparse or nested"),
-        (A.to_sparse_csr(), "sparse or nested"),
         (torch.empty(2, 3, device="meta"), "without data"),
     ],
 )
