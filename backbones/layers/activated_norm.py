@@ -62,17 +62,20 @@ class ActivatedBatchNorm2d(nn.BatchNorm2d):
         """(N, C, H, W) -> the same shape, dtype and memory format."""
         if not self.training:
             return self._folded(x)
+        sync = self._sync and dist.is_available() and dist.is_initialized()
+        if not sync and x.numel() == 0:  # regions of no image: batch norm leaves the statistics as they are
+            return super().forward(x)
         if self.activation is None:
             require_statistics(x)
             return super().forward(x)
-        sync = self._sync and dist.is_available() and dist.is_initialized()
         y, mean, var = activated_batch_norm(
             x, self.weight, self.bias, self.eps, self.activation, self.slope, sync
         )
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+            for running, new in ((self.running_mean, mean), (self.running_var, var)):
+                # Where no process has a value, statistics are NaN.
+                running.lerp_(torch.where(new.isnan(), running, new.to(running.dtype)), self.momentum)
         return y
 
     def _folded(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A convolution and the frozen norm after it, run as one convolution.
 
-A frozen norm is a fixed scale and shift of every channel, so it goes into the weight and the bias on the way:
-the output is written once, and neither pass of a training step sees the norm. The modules and their state
-dict do not change.
+A frozen norm is a fixed scale and shift of every channel, so it goes into the weight and the bias on the way,
+anew in every call: the output is written once, and neither pass of a training step sees the norm. The modules
+and their state dict do not change.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _is_lighter_behind(x: Tensor, weight: Tensor, stride: Any) -> bool:
 
     Nothing is kept from call to call: no count that torch keeps tells of every change of a weight.
     """
-    positions = x.shape[0] * x.shape[2] * x.shape[3] // (stride[0] * stride[1])
+    positions = x.numel() // x.shape[-3] // (stride[0] * stride[1])
     wide = x.dtype is weight.dtype and weight.dtype in (torch.float32, torch.float64)
     return wide and 2 * positions < weight[0].numel() and autocast_dtype(x.device.type) is None
 

@@ -66,6 +66,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]
         channels = (1, -1, 1, 1)
         count = all_reduce(x.new_tensor(x.numel() / x.size(1)))
+        if not count:  # no process has a value: batch norm leaves the statistics as they are
+            return super().forward(x)
         mean = all_reduce(x.sum((0, 2, 3))) / count
         centred = x - mean.view(channels)
         var = all_reduce(centred.square().sum((0, 2, 3))) / count

@@ -39,19 +39,20 @@ def activated_batch_norm(
         eps: added to the variance.
         activation: one of ACTIVATIONS.
         slope: of leaky_relu left of zero, positive.
-        sync: the batch is that of all processes, which must all call this; gradients of weight and bias
-            are those of this process, as data-parallel training averages them.
+        sync: the batch is that of all processes, which must all call this, also with an empty x; gradients
+            of weight and bias are those of this process, as data-parallel training averages them.
 
     Returns:
         The output, like x, and mean and unbiased variance of the batch, (C,), float32, or float64 as x,
-        without gradient.
+        without gradient; NaN where no process has a value.
 
     Raises:
-        ConvbodyError: fewer than two values per channel in this process.
+        ConvbodyError: fewer than two values per channel, without ``sync``.
         ArgumentError: tensors on different devices.
     """
     check_devices("activated_norm", input=x, weight=weight, bias=bias)
-    require_statistics(x)
+    if not sync:
+        require_statistics(x)
     parameters = weight.to(wide(x)), bias.to(wide(x))
     out: tuple[Tensor, Tensor, Tensor] = _ActivatedBatchNorm.apply(
         x, *parameters, eps, activation, slope, sync
@@ -108,6 +109,7 @@ def _statistics_of_all(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, T
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     means, variances, counts = torch.stack(parts).split((len(mean), len(mean), 1), dim=1)
+    means, variances = (torch.where(counts > 0, part, 0) for part in (means, variances))
     shares = counts / counts.sum()
     mean = (shares * means).sum(0)
     return mean, (shares * (variances + (means - mean).square())).sum(0), counts.sum()

@@ -5,6 +5,7 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
+from backbones.layers.activated_norm import ActivatedBatchNorm2d, SyncActivatedBatchNorm2d
 from backbones.layers.norm import FrozenBatchNorm2d, SyncBatchNorm, group_norm, norm_from_cfg
 from backbones.layers.swap_norm import swap_batch_norms
 from registry import NORMS, ConfigError, load_cfg
@@ -63,6 +64,39 @@ def _sync_worker(folder):
     out = norm.train()(part)
     (out * out.detach().exp()).sum().backward()
     torch.save([out.detach(), part.grad, norm.running_mean, norm.running_var], f"{folder}/out{rank}.pth")
+
+
+def _empty_worker(norms):
+    """One process has no region, then none has: all go on, and nothing of no value is remembered."""
+    rank = torch.distributed.get_rank()
+    for norm, alone in norms:
+        norm.train(), alone.train()
+        x = torch.arange(24.0).view(2, 3, 2, 2).sin()
+        alone(x)
+        for part in (x[: 2 * rank], x[:0]):  # the first process has none
+            out = norm(part.requires_grad_())
+            out.sum().backward()
+            assert out.shape == part.shape and out.isfinite().all()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in norm.parameters())
+        torch.testing.assert_close(norm.running_mean, alone.running_mean)
+        torch.testing.assert_close(norm.running_var, alone.running_var)
+
+
+def test_processes_without_a_region_take_part():
+    activated = SyncActivatedBatchNorm2d(3, activation="elu"), ActivatedBatchNorm2d(3, activation="elu")
+    run_ranks(2, _empty_worker, [(SyncBatchNorm(3), nn.BatchNorm2d(3)), activated])
+
+
+@pytest.mark.parametrize("word", ["BN", "SyncBN", "ABN", "SyncABN", "GN"])
+def test_no_regions_leave_the_statistics_as_they_are(word):
+    norm = norm_from_cfg(load_cfg(None, ["MODEL.GROUP_NORM.NUM_GROUPS", 2]), word)(4).train()
+    if hasattr(norm, "set_activation"):
+        norm.set_activation("leaky_relu")
+    before = {name: value.clone() for name, value in norm.named_buffers() if value.is_floating_point()}
+    out = norm(torch.zeros(0, 4, 3, 3, requires_grad=True))
+    out.sum().backward()
+    assert out.shape == (0, 4, 3, 3) and not any(p.grad.any() for p in norm.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in norm.named_buffers() if name in before)
 
 
 def test_sync_norm_is_batch_norm_over_all_processes(tmp_path):
