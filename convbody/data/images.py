@@ -112,11 +112,6 @@ def look_at(
         raise DataError(_reason(error, rules)) from error
 
 
-def image_size(path: Path, full: bool = False) -> Size:
-    """The (width, height) in pixels that ``look_at`` finds."""
-    return look_at(path, full).size
-
-
 @contextmanager
 def _opened(path: Path, rules: ImageRules) -> Iterator[Image.Image]:
     with _PillowSettings(rules.max_pixels or None), Image.open(path) as image:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from convbody.data.errors import DataError
 from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.inference import output_of_records
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.visualize import draw_detections, draw_targets
+from registry.errors import printable
 
 _SMALLEST_SIDE, _LONGEST_SIDE = 560, 760  # pixels of an image in the report
 _JPEG_QUALITY = 82
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ def choose(
 
 
 def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> list[Sample]:
-    """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point."""
+    """The chosen images of ``dataset``, drawn. Predictions are those above the result's operating point.
+
+    An image that cannot be read any more is left out, which is logged.
+    """
     positions = {str(dataset.original_image(image.id)): place for place, image in enumerate(dataset.images)}
     image_ids = [image_id for image_id in result.image_f1 if image_id in positions]
     names, threshold = dataset.class_names, result.operating_point.score
@@ -62,13 +69,17 @@ def samples(result: EvaluationResult, dataset: CocoDataset, each: int = 2) -> li
     for group, chosen in choose([result.image_f1[image_id] for image_id in image_ids], objects, each):
         image_id = image_ids[chosen]
         position = positions[image_id]
-        image, target = dataset.picture(position), dataset.truth(position)
+        try:
+            image, target = dataset.picture(position), dataset.truth(position)
+        except DataError as error:
+            logger.warning("%s; the report does without it", error)
+            continue
         records = [record for record in result.predictions if str(record["image_id"]) == image_id]
         output = output_of_records(records, labels)
         drawn.append(
             Sample(
                 group=group,
-                name=dataset.images[position].file_name,
+                name=printable(dataset.images[position].file_name),
                 f1=result.image_f1[image_id],
                 objects=len(target["boxes"]),
                 detections=int((output["scores"] >= threshold).sum()),

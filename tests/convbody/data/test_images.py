@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convbody.data.errors import DataError
-from convbody.data.images import ImageRules, image_size, look_at, read_rgb
+from convbody.data.images import ImageRules, look_at, read_rgb
 from registry import ConfigError, load_cfg
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -52,17 +52,17 @@ def test_an_exif_orientation_is_not_applied(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     path = save(tmp_path / "a.jpg", Image.new("RGB", (30, 20)), exif=exif)
-    assert read_rgb(path).size == image_size(path) == (30, 20)
+    assert read_rgb(path).size == look_at(path).size == (30, 20)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
 def test_truncated_images_are_found_by_reading_and_by_looking(tmp_path: Path, suffix: str):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(noise))
-    assert image_size(path) == (64, 64)
+    assert look_at(path).size == (64, 64)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError):
-        image_size(path)
+        look_at(path)
     with pytest.raises(DataError, match=f"a.{suffix}"):
         read_rgb(path)
 
@@ -70,7 +70,7 @@ def test_truncated_images_are_found_by_reading_and_by_looking(tmp_path: Path, su
 def test_a_file_with_something_behind_its_end_is_whole(tmp_path: Path):
     path = save(tmp_path / "a.jpg", Image.fromarray(COLOUR))
     path.write_bytes(path.read_bytes() + b"camera maker's note")
-    assert image_size(path) == (16, 16)
+    assert look_at(path).size == (16, 16)
 
 
 def test_only_a_full_look_finds_damage_inside(tmp_path: Path):
@@ -79,9 +79,9 @@ def test_only_a_full_look_finds_damage_inside(tmp_path: Path):
     middle = content.index(b"IDAT") + 20
     content[middle : middle + 8] = b"\xff" * 8
     path.write_bytes(content)
-    assert image_size(path) == (16, 16)
+    assert look_at(path).size == (16, 16)
     with pytest.raises(DataError):
-        image_size(path, full=True)
+        look_at(path, full=True)
 
 
 def test_missing_empty_and_foreign_files_are_told_apart(tmp_path: Path):
