@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"
-[ -x "$python" ] || { echo "error: no $python; run make venv first, or set PYTHON" >&2; exit 2; }
+command -v "$python" >/dev/null || { echo "error: no $python; run make venv first, or set PYTHON" >&2; exit 2; }
 exec "$python" scripts/gpu/bundle.py

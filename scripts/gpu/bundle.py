@@ -16,16 +16,26 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from email.parser import Parser
-from importlib import metadata
 from pathlib import Path
 
 from carried import FINGERPRINT, NAMES, PLACE, fingerprint
 from packaging.requirements import Requirement
+from setuptools.config.pyprojecttoml import read_configuration
 from surroundings import BUNDLE, ROOT, answer_of, normalized, wheel_package
 
 MOST_BYTES = 50 << 20
 #: What convbody and its tests need and the machine lacks, with what these need.
-WHEELS = ("yacs", "fvcore", "iopath", "portalocker", "termcolor", "tabulate", "pycocotools", "hotcoco")
+WHEELS = (
+    "yacs",
+    "fvcore",
+    "iopath",
+    "portalocker",
+    "termcolor",
+    "tabulate",
+    "pycocotools",
+    "hotcoco",
+    "msgspec",
+)
 #: What the machine has: that which docs/gpu.md asks for, and what comes with it.
 PRESENT = {
     *("torch", "torchvision", "timm", "numpy", "pillow", "pyyaml", "tqdm", "typing-extensions"),
@@ -86,11 +96,17 @@ def fits(wheel: Path) -> bool:
 def check_requirements(wheels: Sequence[Path]) -> None:
     """Raises Incomplete where a wheel, or convbody, needs a package that the machine will not have."""
     there = PRESENT | {wheel_package(path) for path in wheels}
-    needs = {"convbody": metadata.requires("convbody") or []}
+    needs = {"convbody": dependencies(ROOT)}
     needs |= {wheel_package(path): requirements_of(path) for path in wheels}
     lacking = [f"{package} needs {need}" for package, lines in needs.items() for need in names(lines) - there]
     if lacking:
         raise Incomplete(f"{'; '.join(lacking)}: add it to WHEELS in scripts/gpu/bundle.py, or to PRESENT")
+
+
+def dependencies(root: Path) -> list[str]:
+    """The requirements in pyproject.toml: those of an older installation may be others."""
+    content = read_configuration(root / "pyproject.toml", expand=False)
+    return list(content["project"]["dependencies"])
 
 
 def requirements_of(wheel: Path) -> list[str]:

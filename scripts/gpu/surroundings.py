@@ -19,7 +19,7 @@ BUNDLE = ROOT / "gpu_bundle"
 TOOLKIT = "/usr/local/cuda"  # where CUDA lies unless CUDA_HOME or PATH say otherwise
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "triton", "onnx", "onnxruntime", "pytest"),
-    *("yacs", "fvcore", "iopath", "pycocotools", "hotcoco"),
+    *("yacs", "fvcore", "iopath", "pycocotools", "hotcoco", "msgspec"),
 )
 #: Run in a process of its own, which may hang or crash in the driver.
 _ASK_TORCH = """
