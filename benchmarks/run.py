@@ -33,6 +33,7 @@ ALL: dict[str, str] = {
     "build_time": "--repeat 5",
     "data_loading": "--images 4 --batches 2 --rounds 3",
     "evaluation": "--images 200 --rounds 2",
+    "annotations": "",
 }
 #: The same, cut down.
 QUICK: dict[str, str] = {
@@ -47,6 +48,7 @@ QUICK: dict[str, str] = {
     "build_time": "R-18-FPN --repeat 2",
     "data_loading": "--images 1 --batches 1 --rounds 2 --size 48 64",
     "evaluation": "--images 2 --rounds 2",
+    "annotations": "--images 20",
 }
 SAVING = {"inference", "training_step", "ops", "tresnet_memory"}  # with an --output folder
 

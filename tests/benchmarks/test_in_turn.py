@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import allocator
+import annotations
 import data_loading
 import evaluation
 import measure
@@ -65,3 +66,9 @@ def test_both_pipelines_give_batches_of_the_same_images(tmp_path):
         assert image.shape == other.shape == (3, 800, 1067)
         # One picture, mirrored or not; Pillow and torchvision round what they interpolate differently.
         assert min((image - other).abs().max(), (image.flip(-1) - other).abs().max()) < 0.02
+
+
+def test_a_drawn_file_is_read_and_workers_share_it(tmp_path):
+    annotations.draw(tmp_path / "drawn.json", images=6, objects=3, points=5)
+    found = annotations.in_process(tmp_path / "drawn.json", masks=True, workers=2)
+    assert found["workers"] > found["alone"] > 0 and found["peak"] >= found["before"]

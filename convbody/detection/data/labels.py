@@ -10,6 +10,7 @@ from convbody.detection.data.records import Category
 
 #: 0 is the background.
 FIRST_LABEL = 1
+_HIGHEST_LABEL = 100_000
 
 
 def class_names(categories: Sequence[Category]) -> dict[int, str]:
@@ -27,7 +28,7 @@ def classes_of(categories: Sequence[Category], by_id: bool) -> ClassNames:
     category has, such as COCO's 12, are None: torchvision's detectors have an output for each.
 
     Raises:
-        DataError: an id below 1 is to be a label; 0 is the background.
+        DataError: an id below 1 is to be a label, and 0 is the background; or an id over 100,000.
     """
     names = class_names(categories)
     if not by_id:
@@ -38,7 +39,12 @@ def classes_of(categories: Sequence[Category], by_id: bool) -> ClassNames:
             f"category {names[lowest]!r} has the id {lowest}, and label 0 is the background; set "
             "DATASETS.LABELS to consecutive"
         )
-    return tuple(names.get(label) for label in range(FIRST_LABEL, max(names, default=0) + 1))
+    if (highest := max(names, default=0)) > _HIGHEST_LABEL:
+        raise DataError(
+            f"category {names[highest]!r} has the id {highest}, and a detector would have a class for each "
+            "id up to it; set DATASETS.LABELS to consecutive"
+        )
+    return tuple(names.get(label) for label in range(FIRST_LABEL, highest + 1))
 
 
 def category_labels(categories: Sequence[Category], classes: ClassNames) -> dict[int, int]:

@@ -182,3 +182,10 @@ def test_an_id_of_0_cannot_be_a_label(make_dataset):
     ann_file = make_dataset([], categories=[{"id": 0, "name": "fox"}])
     with pytest.raises(DataError, match=r"'fox' has the id 0.*DATASETS.LABELS"):
         CocoDataset(ann_file.parent / "images", ann_file, labels_by_id=True)
+
+
+def test_a_huge_id_cannot_be_a_label(make_dataset):
+    ann_file = make_dataset([], categories=[{"id": 2**60, "name": "fox"}, {"id": 10**7, "name": "hen"}])
+    with pytest.raises(DataError, match=r"has the id 10000001.*DATASETS.LABELS"):
+        CocoDataset(ann_file.parent / "images", ann_file, labels_by_id=True)
+    assert CocoDataset(ann_file.parent / "images", ann_file).class_names == ["hen", "fox"]
