@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SPREAD := -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart search-demo test test-slow test-all test-oldest bench bench-ops lint format clean
+.PHONY: help venv quickstart search-demo test test-slow test-all test-oldest fuzz bench bench-ops lint format clean
 
 help:             ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +65,15 @@ test-slow: $(BUILT)  ## run the slow tests
 
 test-all: $(BUILT)   ## run every test
 	@$(PYTEST) $(SPREAD) -m "slow or not slow"
+
+# Files with any fault, thousands of them. The log and its seed stay: make fuzz FUZZ_SEED=... repeats a run.
+FUZZ_EXAMPLES ?= 2000
+FUZZ_SEED     ?= $(shell date +%s)
+fuzz: $(BUILT)  ## fuzz COCO files, checkpoints, weight files and YAML; the log goes to runs/fuzz
+	@mkdir -p runs/fuzz
+	@CONVBODY_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -n $(JOBS) --dist loadfile -m slow tests/fuzz \
+		--hypothesis-seed=$(FUZZ_SEED) --hypothesis-show-statistics > runs/fuzz/$(FUZZ_SEED).log 2>&1; \
+		status=$$?; tail -n 3 runs/fuzz/$(FUZZ_SEED).log; echo "seed $(FUZZ_SEED): runs/fuzz/$(FUZZ_SEED).log"; exit $$status
 
 # The environment gets the oldest torch and no build of its own: it loads the file built for the newest.
 test-oldest: $(BUILT)  ## run the fast tests under the oldest torch, with the same build (downloads it)
