@@ -54,10 +54,12 @@ def load_trained_weights(model: nn.Module, cfg: Config, weights: Path | str | No
             or weights that were trained with other settings than those of ``cfg``.
     """
     named = None if weights is not None else named_weights(cfg)
+    contract: WeightContract | None
     if weights is not None:
         used, contract = _load_whole(model, weights, None)
     elif named is not None:
-        used, contract = _load_whole(model, named, cfg)
+        used, _ = _load_whole(model, named, cfg)
+        contract = None  # held to already, where the key was set
     else:
         path, payload = _run_payload(cfg, model)
         model.load_state_dict(_state(payload))

@@ -66,6 +66,42 @@ def test_what_a_file_may_hold(tmp_path, wrap, into):
     assert report.wrong_shape == ()
 
 
+class Wrapped(nn.Module):
+    """A module whose own names begin as those of wrappers do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.model = module
+
+
+@pytest.mark.parametrize("make", [build, Detector], ids=["backbone", "detector"])
+@pytest.mark.parametrize(
+    ("source_wrap", "target_wrap"),
+    [
+        (Wrapped, lambda module: module),
+        (lambda module: module, Wrapped),
+        (Wrapped, Wrapped),
+        (torch.optim.swa_utils.AveragedModel, lambda module: module),
+        (lambda module: torch.compile(module), nn.DataParallel),
+    ],
+    ids=["into a bare one", "from a bare one", "of its own", "an average", "compiled into parallel"],
+)
+def test_names_are_compared_without_wrappers_on_either_side(tmp_path, make, source_wrap, target_wrap):
+    source, target = make(), make()
+    torch.save(source_wrap(source).state_dict(), tmp_path / "weights.pth")
+    report = load_weights(target_wrap(target), tmp_path / "weights.pth")
+    assert report.missing == report.wrong_shape == () and same(target, source)
+
+
+def test_an_average_is_taken_by_name(tmp_path):
+    source, average, target = build(), build(), build()
+    torch.save({"model": source.state_dict(), "ema": average.state_dict()}, tmp_path / "weights.pth")
+    load_weights(target, f"{tmp_path}/weights.pth#ema")
+    assert same(target, average)
+    load_weights(target, f"{tmp_path}/weights.pth")
+    assert same(target, source)
+
+
 def test_safetensors(tmp_path):
     source, target = build(), build()
     save_file(source.state_dict(), tmp_path / "weights.safetensors")

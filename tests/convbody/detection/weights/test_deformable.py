@@ -16,7 +16,7 @@ V1 = ["MODEL.RESNETS.STAGE_WITH_DCN", (False, True, True, True)]
 V2 = [*V1, "MODEL.RESNETS.WITH_MODULATED_DCN", True]
 WHOLE = ["convbody", "maskrcnn-benchmark", "caffe2", "detectron2", "torchvision"]
 BODIES = [*WHOLE, "timm"]
-BOTH = pytest.mark.parametrize("opts", [V1, V2], ids=["v1", "v2"])
+BOTH = pytest.mark.parametrize("opts", [pytest.param(V1, marks=pytest.mark.slow), V2], ids=["v1", "v2"])
 
 
 @pytest.fixture(scope="module")
