@@ -14,6 +14,7 @@ from convbody.classification.data.loader import Batch, eval_batches, open_datase
 from convbody.classification.data.sets import LabelledImages
 from convbody.classification.model import build_classifier, network_input
 from convbody.data.errors import DataError
+from convbody.data.exif_choice import for_testing
 from convbody.data.unread import Unread
 from convbody.training.distributed import all_gather_object, device_for
 from convbody.training.finite import require_finite
@@ -52,10 +53,10 @@ def evaluate_checkpoint(cfg: Config) -> dict[str, float]:
     setup_logging(Path(cfg.OUTPUT_DIR))
     if not cfg.DATASETS.TEST:
         raise ConfigError("there is no data set to evaluate on; name one", "DATASETS.TEST", cfg)
-    sets = open_datasets(cfg, "DATASETS.TEST")
     with deferred_init():
         model = build_classifier(cfg)
-        load_trained_weights(model, cfg)
+        used = load_trained_weights(model, cfg)
+    sets = open_datasets(for_testing(cfg, used.notes), "DATASETS.TEST")
     return evaluate(model.to(device_for(cfg)).eval(), cfg, sets)
 
 

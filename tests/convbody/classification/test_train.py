@@ -10,7 +10,9 @@ from ranks import run_ranks
 from backbones import build_backbone
 from backbones.weights import load_weights
 from backbones.weights.read import read_weights
+from convbody.classification import evaluation
 from convbody.classification import train as recipe
+from convbody.classification.data.loader import open_datasets
 from convbody.classification.evaluation import evaluate_checkpoint
 from convbody.classification.train import build_initial_classifier, train_classifier, trained_contract
 from convbody.training import distributed
@@ -42,6 +44,21 @@ def test_a_run_learns_and_leaves_its_files(cls_cfg):
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert names == ["best.pth", "iter_0000028.pth", "iter_0000030.pth"]
     assert evaluate_checkpoint(cfg)["top1"] == max(e["top1"] for e in result.evaluations.values())
+
+
+def test_what_was_done_with_orientations_is_recorded_and_done_again(cls_cfg, monkeypatch):
+    cfg = cls_cfg({"DATASETS.EXIF": "apply", "SOLVER.MAX_ITER": 1})
+    recipe.train_classifier(cfg)
+    opened = []
+
+    def open_and_tell(cfg, key):
+        opened.append(cfg.DATASETS.EXIF)
+        return open_datasets(cfg, key)
+
+    monkeypatch.setattr(evaluation, "open_datasets", open_and_tell)
+    cfg.DATASETS.EXIF = "auto"
+    evaluate_checkpoint(cfg)
+    assert opened == ["apply"]
 
 
 def test_bfloat16(cls_cfg):

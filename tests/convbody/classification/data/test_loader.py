@@ -63,6 +63,22 @@ def test_several_training_sets_are_joined(cls_cfg):
     assert len(set(names)) == 60 and {name.split()[0] for name in names} == {"bars_train", "bars_test"}
 
 
+@pytest.mark.parametrize(("choice", "dark"), [("auto", False), ("ignore", False), ("apply", True)])
+def test_photographs_in_folders_are_turned_where_asked_for(cls_cfg, bars_root, choice, dark):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    picture = Image.new("L", (8, 8), 255)
+    picture.paste(0, (0, 4, 8, 8))
+    for kind in ("a", "b"):
+        (bars_root / "pets" / kind).mkdir(parents=True)
+        picture.save(bars_root / "pets" / kind / "x.png", exif=exif)
+    catalog = "DATASETS.CLASSIFICATION_CATALOG.pets"
+    options = {f"{catalog}.layout": "folder", f"{catalog}.root": "pets", "DATASETS.TEST": ["pets"]}
+    cfg = cls_cfg({**options, "MODEL.CLASSIFIER.NUM_CLASSES": 2, "DATASETS.EXIF": choice})
+    (pets,) = loader.open_datasets(cfg, "DATASETS.TEST")
+    assert (pets.load(0, 1)[0, 0] == 0).all() == dark
+
+
 def test_pictures_of_any_size_become_the_central_square(cls_cfg, bars_root):
     for kind in ("a", "b"):
         (bars_root / "pets" / kind).mkdir(parents=True)
