@@ -27,6 +27,11 @@ def at_least(least: float) -> Allowed:
     return Allowed(lambda value: math.isfinite(value) and value >= least, f"{least} or more")
 
 
+def at_most(greatest: float) -> Allowed:
+    """A finite number up to ``greatest``."""
+    return Allowed(lambda value: math.isfinite(value) and value <= greatest, f"{greatest} or less")
+
+
 def above(bound: float) -> Allowed:
     """A finite number greater than ``bound``."""
     return Allowed(lambda value: math.isfinite(value) and value > bound, f"a number above {bound}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry import config_section
-from registry.allowed import above, at_least, between, each
+from registry.allowed import above, at_least, at_most, between, each
 
 
 @config_section("MODEL")
@@ -40,7 +40,7 @@ def detector_defaults() -> dict[str, Any]:
         "BG_IOU_THRESHOLD": between(0.0, 1.0),
         "BATCH_SIZE_PER_IMAGE": at_least(1),
         "POSITIVE_FRACTION": between(0.0, 1.0),
-        "NMS_THRESH": between(0.0, 1.0),
+        "NMS_THRESH": at_most(1.0),
     },
 )
 def rpn_defaults() -> dict[str, Any]:
@@ -90,7 +90,7 @@ def rpn_defaults() -> dict[str, Any]:
         "BBOX_REG_WEIGHTS": each(above(0.0), 4),
         "BATCH_SIZE_PER_IMAGE": at_least(1),
         "POSITIVE_FRACTION": between(0.0, 1.0),
-        "NMS": between(0.0, 1.0),
+        "NMS": at_most(1.0),
     },
 )
 def roi_heads_defaults() -> dict[str, Any]:
@@ -206,7 +206,7 @@ def keypoint_head_defaults() -> dict[str, Any]:
         "SCALES_PER_OCTAVE": at_least(1),
         "FG_IOU_THRESHOLD": between(0.0, 1.0),
         "BG_IOU_THRESHOLD": between(0.0, 1.0),
-        "NMS_TH": between(0.0, 1.0),
+        "NMS_TH": at_most(1.0),
     },
 )
 def retinanet_defaults() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import ConfigError, load_cfg
-from registry.allowed import above, at_least, between, each
+from registry.allowed import above, at_least, at_most, between, each
 
 NUMBERS = st.floats(allow_nan=True) | st.integers()
 
@@ -16,6 +16,7 @@ NUMBERS = st.floats(allow_nan=True) | st.integers()
 @given(NUMBERS, st.integers(-5, 5))
 def test_ranges_hold_what_they_say(value: float, bound: int) -> None:
     assert at_least(bound).holds(value) == (math.isfinite(value) and value >= bound)
+    assert at_most(bound).holds(value) == (math.isfinite(value) and value <= bound)
     assert above(bound).holds(value) == (math.isfinite(value) and value > bound)
     assert between(bound, bound + 2).holds(value) == (bound <= value <= bound + 2)
 

@@ -242,8 +242,8 @@ def test_keys_without_effect_are_reported(small_detector, caplog):
 def test_mistakes_in_a_batch_name_the_image(small_detector, batch):
     images, targets = batch
     model = small_detector("mask-fpn")
-    with pytest.raises(InputError, match="image 1 is uint8"):
-        model([images[0], (images[1] * 255).to(torch.uint8)], targets)
+    with pytest.raises(InputError, match="image 1 is int32"):
+        model([images[0], (images[1] * 255).to(torch.int32)], targets)
     with pytest.raises(InputError, match="target 0, object 1: label 4 is outside 1..3"):
         model(images, [{**targets[0], "labels": torch.tensor([1, 4])}, targets[1]])
     with pytest.raises(InputError, match="target 1 has no tensor 'masks'"):
