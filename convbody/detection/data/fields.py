@@ -89,9 +89,9 @@ def decode(decoder: msgspec.json.Decoder[Field], entry: Raw, where: str, path: s
         kind = f"{where}{_INDEX.sub('[]', path + inner)} of another type ({problem[:1].lower()}{problem[1:]})"
         raise FieldError(kind, path + inner) from None
     except RecursionError:
-        raise FieldError(f"{where} {path} nested too deeply", path) from None
+        raise FieldError(f"{where}{path} nested too deeply", path) from None
     except ValueError as error:
-        raise FieldError(f"{where} {path} not in UTF-8", path, str(error)) from None
+        raise FieldError(f"{where}{path} not in UTF-8", path, str(error)) from None
 
 
 def identity(value: Scalar) -> OriginalId | None:
