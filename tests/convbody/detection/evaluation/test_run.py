@@ -13,6 +13,7 @@ from ranks import run_ranks
 
 from convbody.detection.data import Known, build_test_dataset, open_test_sets
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
+from convbody.detection.report.samples import samples
 from registry import ConfigError, ConvbodyError
 
 
@@ -223,3 +224,31 @@ def test_a_class_that_the_detector_does_not_know_is_refused_with_both_lists(shap
 def test_another_kind_of_labels_is_refused(shapes):
     with pytest.raises(ConfigError, match="consecutive or category_id, not 'ids'"):
         build_test_dataset(shapes_config(shapes, "DATASETS.LABELS", "ids"), "shapes")
+
+
+def test_results_have_the_ids_of_the_file(shapes, tmp_path):
+    content = json.loads((shapes / "annotations.json").read_text())
+    images = {image["id"]: f"{image['id']:04d}_scene" for image in content["images"]}
+    categories = {1: "1", 2: "/m/01yrx", 3: 2**127}
+    for image in content["images"]:
+        image["id"] = images[image["id"]]
+    for category in content["categories"]:
+        category["id"] = categories[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = images[annotation["image_id"]]
+        annotation["category_id"] = categories[annotation["category_id"]]
+    file = tmp_path / "ids.json"
+    file.write_text(json.dumps(content))
+    cfg = shapes_config(shapes)
+    cfg.DATASETS.CATALOG["shapes"].ann_file = str(file)
+    dataset = build_test_dataset(cfg, "shapes")
+    result = evaluate(OracleDetector(dataset, blind_to=(1,)), dataset, cfg, "shapes")
+    plain, _ = run(shapes, blind_to=(1,))
+    assert result.metrics == plain.metrics
+    assert list(result.image_f1) == list(images.values())
+    result.save(tmp_path)
+    assert EvaluationResult.load(tmp_path) == result
+    loaded = COCO(file).loadRes(str(tmp_path / "predictions.json"))
+    assert {found["image_id"] for found in loaded.anns.values()} == set(images.values()) - {images[2]}
+    assert {found["category_id"] for found in loaded.anns.values()} <= set(categories.values())
+    assert len(samples(result, dataset)) == 6
