@@ -8,7 +8,10 @@ that a pickler wrote.
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
+import struct
 from pickletools import OpcodeInfo, markobject, opcodes
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +24,13 @@ MAX_REPEATED = 1_000_000
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in opcodes}
 #: Their arguments are lines of text, which Python 2 wrote with any bytes in them.
 _LINES = {"STRING", "UNICODE"}
+#: Kinds of an argument's length in pickletools -> how that length is written before it.
+_LENGTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: struct.Struct("<B"),
+    pickletools.TAKEN_FROM_ARGUMENT4: struct.Struct("<i"),
+    pickletools.TAKEN_FROM_ARGUMENT4U: struct.Struct("<I"),
+    pickletools.TAKEN_FROM_ARGUMENT8U: struct.Struct("<Q"),
+}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
@@ -114,6 +124,17 @@ class _Scan:
 
 
 def _argument(opcode: OpcodeInfo, stream: BinaryIO) -> Any:
+    """The argument of an opcode; long ones are passed over."""
+    if opcode.arg is None:
+        return None
     if opcode.name in _LINES:
         return stream.readline()
-    return opcode.arg.reader(stream) if opcode.arg is not None else None
+    if opcode.arg.n not in _LENGTHS:
+        return opcode.arg.reader(stream)
+    written = _LENGTHS[opcode.arg.n]
+    (length,) = written.unpack(stream.read(written.size))
+    place = stream.tell() + length
+    if length < 0 or place > stream.seek(0, io.SEEK_END):
+        raise ValueError(f"{opcode.name} of {length} bytes")
+    stream.seek(place)
+    return None
