@@ -28,12 +28,11 @@ OLDEST_TORCH = (2, 11)
 
 DEFINES = [f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000", "-DNDEBUG"]
 CXX_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-# Ampere, Hopper, and code that later devices translate for themselves.
-ARCHITECTURES = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
+# Ampere, Hopper and Blackwell, as far as nvcc knows them; later devices translate the PTX of the last.
+ARCHITECTURES = (80, 90, 100)
 NVCC_FLAGS = [
     *("-std=c++20", "-O3", "-DUSE_CUDA", "--expt-relaxed-constexpr", "--threads=0"),
     *("-Xcompiler", "-fPIC,-fvisibility=hidden"),
-    *(f"--generate-code={architecture}" for architecture in ARCHITECTURES),
 ]
 
 
@@ -83,10 +82,22 @@ def build_cuda(ext: Extension, objects: Path, built: Path) -> None:
         raise NotBuilt(f"the torch in {torch} has no CUDA")
     # Not the library directory's cudart, which would tie the file to one CUDA release.
     libraries = [f"-L{toolkit / 'lib64'}", "-ltorch_cuda", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-    compiler = cxx()
-    nvcc = [str(toolkit / "bin" / "nvcc"), "-ccbin", compiler[0], *NVCC_FLAGS]
-    command = [*nvcc, *DEFINES, f"-I{torch / 'include'}", f"-I{toolkit / 'include'}"]
-    link(compiler, compile_all(ext, command, objects), built, torch, ["-ltorch_cpu", *libraries])
+    compiled = compile_all(ext, nvcc_command(toolkit, torch), objects)
+    link(cxx(), compiled, built, torch, ["-ltorch_cpu", *libraries])
+
+
+def nvcc_command(toolkit: Path, torch: Path) -> list[str]:
+    """nvcc with every flag but what to compile and where to."""
+    nvcc = toolkit / "bin" / "nvcc"
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    known = [number for number in ARCHITECTURES if f"compute_{number}" in listed]
+    if not known:
+        wanted = ", ".join(f"sm_{number}" for number in ARCHITECTURES)
+        raise NotBuilt(f"{nvcc} compiles for none of {wanted}")
+    codes = [f"arch=compute_{number},code=sm_{number}" for number in known]
+    codes.append(f"arch=compute_{known[-1]},code=compute_{known[-1]}")
+    flags = [*NVCC_FLAGS, *(f"--generate-code={code}" for code in codes), *DEFINES]
+    return [str(nvcc), "-ccbin", cxx()[0], *flags, f"-I{torch / 'include'}", f"-I{toolkit / 'include'}"]
 
 
 def compile_all(ext: Extension, command: list[str], folder: Path) -> list[str]:

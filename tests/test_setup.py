@@ -133,6 +133,27 @@ def test_the_toolkit_is_that_behind_an_nvcc_which_is_a_script(setup_module, tmp_
         setup_module.cuda_toolkit()
 
 
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ("75 80 86 90 100 120", ["sm_80", "sm_90", "sm_100", "compute_100"]),
+        ("80 90", ["sm_80", "sm_90", "compute_90"]),
+    ],
+)
+def test_nvcc_compiles_for_the_architectures_that_it_knows(setup_module, tmp_path, listed, wanted):
+    lines = "\n".join(f"compute_{number}" for number in listed.split())
+    script(tmp_path / "bin" / "nvcc", f"#!/bin/sh\necho '{lines}'\n")
+    command = setup_module.nvcc_command(tmp_path, setup_module.torch_folder())
+    codes = [word.rpartition("code=")[2] for word in command if word.startswith("--generate-code=")]
+    assert codes == wanted
+
+
+def test_an_nvcc_that_knows_none_of_the_architectures_is_a_reason(setup_module, tmp_path):
+    script(tmp_path / "bin" / "nvcc", "#!/bin/sh\necho compute_70\n")
+    with pytest.raises(setup_module.NotBuilt, match="compiles for none of sm_80, sm_90, sm_100"):
+        setup_module.nvcc_command(tmp_path, setup_module.torch_folder())
+
+
 def test_a_torch_that_is_too_old_is_not_compiled_against(setup_module, tmp_path, monkeypatch):
     assert setup_module.build_requirements() == []
     (tmp_path / "torch").mkdir()

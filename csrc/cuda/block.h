@@ -28,6 +28,12 @@ struct Block {
   template <class State>
   using PerThread = State;  // what a thread keeps from phase to phase
 
+  int thread;
+
+  // Volatile, so that the number is read for each tile. Else the compiler computes the addresses of all phases once,
+  // before the loop over tiles, and they take registers throughout it.
+  CONVBODY_DEVICE Block() { asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread)); }
+
   template <class State>
   CONVBODY_DEVICE State& mine(State& state, int) const {
     return state;
@@ -35,7 +41,7 @@ struct Block {
 
   template <class Phase>
   CONVBODY_DEVICE void each_thread(Phase phase) const {
-    phase(static_cast<int>(threadIdx.x));
+    phase(thread);
     __syncthreads();
   }
 };

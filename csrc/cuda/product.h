@@ -115,6 +115,34 @@ struct ScalarProduct {
   }
 };
 
+// A fragment of a tile in shared memory.
+template <class Fragment, class T>
+CONVBODY_DEVICE void load_fragment(Fragment& fragment, const T* from, int pitch) {
+  nvcuda::wmma::load_matrix_sync(fragment, from, pitch);
+}
+
+#ifdef __CUDACC__
+// bfloat16: load_matrix_sync hides from the compiler that the memory is shared, and becomes a generic load for each
+// word; this becomes one matrix load (LDSM), as load_matrix_sync does for float16.
+#define CONVBODY_LOAD_FRAGMENT(USE, LETTER, LAYOUT)                                                                  \
+  CONVBODY_DEVICE void load_fragment(                                                                                \
+      nvcuda::wmma::fragment<nvcuda::wmma::USE, 16, 16, 16, __nv_bfloat16, nvcuda::wmma::LAYOUT##_major>& fragment,  \
+      const __nv_bfloat16* from, int pitch) {                                                                        \
+    static_assert(sizeof(fragment.x) == 16);                                                                         \
+    unsigned* const to = reinterpret_cast<unsigned*>(fragment.x);                                                    \
+    asm volatile(                                                                                                    \
+        "wmma.load." LETTER ".sync.aligned." #LAYOUT ".m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"            \
+        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])                                                         \
+        : "r"(static_cast<unsigned>(__cvta_generic_to_shared(from))), "r"(pitch)                                     \
+        : "memory");                                                                                                 \
+  }
+CONVBODY_LOAD_FRAGMENT(matrix_a, "a", row)
+CONVBODY_LOAD_FRAGMENT(matrix_a, "a", col)
+CONVBODY_LOAD_FRAGMENT(matrix_b, "b", row)
+CONVBODY_LOAD_FRAGMENT(matrix_b, "b", col)
+#undef CONVBODY_LOAD_FRAGMENT
+#endif
+
 // Half types: tensor cores, summing in float32. A warp has 32 rows of the product and its share of the columns.
 template <class T, class S>
 struct TensorCoreProduct {
@@ -149,15 +177,13 @@ struct TensorCoreProduct {
 #pragma unroll
       for (int i = 0; i < ROWS; ++i) {
         const int r = row(thread, i);
-        nvcuda::wmma::load_matrix_sync(
-            as[i], a + (S::OUTER ? k * S::PITCH_A + r : r * S::PITCH_A + k), S::PITCH_A);
+        load_fragment(as[i], a + (S::OUTER ? k * S::PITCH_A + r : r * S::PITCH_A + k), S::PITCH_A);
       }
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
         const int c = column(thread, j);
         nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, SIDE, SIDE, SIDE, T, LayoutB> bs;
-        nvcuda::wmma::load_matrix_sync(
-            bs, b + (S::OUTER ? k * S::PITCH_B + c : c * S::PITCH_B + k), S::PITCH_B);
+        load_fragment(bs, b + (S::OUTER ? k * S::PITCH_B + c : c * S::PITCH_B + k), S::PITCH_B);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
           nvcuda::wmma::mma_sync(sums[i][j], as[i], bs, sums[i][j]);
