@@ -55,6 +55,16 @@ class Rows:
         first = (detail.strip().splitlines() or [""])[0]
         print(f"{says} {name}: {'' if value is None else value} {unit} {first}".rstrip(": "), flush=True)
 
+    def take(self, found: list[dict[str, Any]]) -> None:
+        """Adds rows that another process has printed."""
+        self.rows += [Row(**row) for row in found]
+        self._write()
+
+    def note(self, **facts: Any) -> None:
+        """Changes facts beside the rows."""
+        self.facts |= facts
+        self._write()
+
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
         """Turns an exception of the block into a failing row of that name, so that the next block runs."""

@@ -100,7 +100,7 @@ def test_auto_on_the_cpu_is_channels_last_for_quick_networks_in_float32():
         assert arranged(images, "auto", quick=True) is images
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_auto_on_a_gpu_is_channels_last_in_half_precision():
     images = torch.rand(1, 3, 64, 64, device="cuda")
     assert arranged(images, "auto") is images

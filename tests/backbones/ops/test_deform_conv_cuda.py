@@ -9,7 +9,7 @@ from torch.library import opcheck
 from backbones.ops import deform_conv2d, status
 from backbones.ops.deform_conv_reference import deform_conv2d_reference
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.gpu
 CHANNELS_LAST = {"memory_format": torch.channels_last}
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 

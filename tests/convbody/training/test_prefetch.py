@@ -9,8 +9,6 @@ import training_toy as toy
 from convbody.training.prefetch import OneAhead, on_device
 from registry import ConvbodyError
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 class Copies:
     """Stands in for the GPU: notes when a copy starts, and when it is waited for."""
@@ -104,7 +102,7 @@ def test_the_iterations_before_a_broken_batch_are_kept(ahead, tmp_path):
     assert max((tmp_path / "checkpoints").glob("iter_*")).name == "iter_0000003.pth"
 
 
-@GPU
+@pytest.mark.gpu
 def test_the_gpu_gets_the_same_batches():
     device = torch.device("cuda", 0)
     wanted = [
@@ -119,7 +117,7 @@ def test_the_gpu_gets_the_same_batches():
         assert float(total) == float(images[0].sum()) and given[1][0]["name"] == targets[0]["name"]
 
 
-@GPU
+@pytest.mark.gpu
 def test_a_run_on_the_gpu_goes_on_where_it_stopped(tmp_path, same_weights):
     def losses(model, batch):
         return toy.losses(model, tuple(part.to("cuda") for part in batch[:2]))
