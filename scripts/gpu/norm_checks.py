@@ -40,7 +40,8 @@ class Norm:
         options: Any = (EPS, activation, SLOPE)
         parameters = torch.promote_types(dtype, torch.float32)
         self.options = options
-        self.x, self.grad = draw(*shape).clamp(-2.5, 2.5).to(dtype), draw(*shape).to(dtype)
+        # Means away from zero: the relative error of a sum that cancels says nothing.
+        self.x, self.grad = (draw(*shape).clamp(-2.5, 2.5).add(0.5).to(dtype) for _ in range(2))
         weight = draw(shape[1])
         self.weight = (weight.sign() * (0.3 + weight.abs().clamp(max=1.5))).to(parameters)
         self.bias = draw(shape[1]).clamp(-1, 1).to(parameters)

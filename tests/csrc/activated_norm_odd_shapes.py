@@ -1,16 +1,14 @@
-"""Calls the activated batch norm of the library that is named at odd shapes; prints how many calls.
+"""Calls the activated batch norm at odd shapes, for a sanitizer; see odd_shapes.py.
 
-For a library that is built with a sanitizer: each tensor owns exactly its memory.
+Each tensor owns exactly its memory.
 """
 
 import itertools
-import sys
+from functools import partial
 
+import odd_shapes
 import torch
 
-torch.ops.load_library(sys.argv[1])
-ops = torch.ops.convbody
-torch.set_num_threads(2)
 SIZES = (
     (1, 1, 1, 2),
     (2, 3, 5, 7),
@@ -22,15 +20,22 @@ SIZES = (
 )
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
-count = 0
-for size, dtype, layout in itertools.product(SIZES, DTYPES, LAYOUTS):
-    x, grad = (torch.randn(size).to(dtype, memory_format=layout) for _ in range(2))
-    weight, bias = torch.randn(2, size[1], dtype=torch.promote_types(dtype, torch.float32)).clone().unbind()
+ACTIVATIONS = ("leaky_relu", "elu", "identity")
+
+
+def call(device, *, size, dtype, layout, activation):
+    ops = torch.ops.convbody
+    x, grad = (torch.randn(size).to(dtype).to(device, memory_format=layout) for _ in range(2))
+    wide = torch.promote_types(dtype, torch.float32)
+    weight, bias = (torch.randn(size[1]).to(device, wide) for _ in range(2))
+    options = (1e-5, activation, 0.01)
     mean, var = ops.activated_norm_statistics(x)
-    for activation in ("leaky_relu", "elu", "identity"):
-        options = (1e-5, activation, 0.01)
-        y = ops.activated_norm(x, mean, var, weight, bias, *options)
-        sums = ops.activated_norm_sums(grad, y, weight, bias, *options)
-        ops.activated_norm_backward(grad, y, var, weight, bias, sums, *options)
-        count += 1
-print(count)
+    y = ops.activated_norm(x, mean, var, weight, bias, *options)
+    sums = ops.activated_norm_sums(grad, y, weight, bias, *options)
+    ops.activated_norm_backward(grad, y, var, weight, bias, sums, *options)
+
+
+if __name__ == "__main__":
+    names = ("size", "dtype", "layout", "activation")
+    kinds = itertools.product(SIZES, DTYPES, LAYOUTS, ACTIVATIONS)
+    odd_shapes.run([partial(call, **dict(zip(names, kind, strict=True))) for kind in kinds])

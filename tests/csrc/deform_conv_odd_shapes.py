@@ -1,13 +1,12 @@
-"""Calls the operators of a library at odd shapes and compares them with the reference; prints how many calls.
+"""Calls deformable convolution at odd shapes and compares it with the reference; see odd_shapes.py.
 
-    python tests/csrc/deform_conv_odd_shapes.py LIBRARY
-
-For a library that is built with a sanitizer, which ends the process at the first step beyond a buffer.
+For a sanitizer, which ends the process at the first step beyond a buffer.
 """
 
 import itertools
-import sys
+from functools import partial
 
+import odd_shapes
 import torch
 from torch import Tensor
 
@@ -37,13 +36,13 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def check(case, dtype, layout, reach, mask):
+def check(device, *, case, dtype, layout, reach, mask, deterministic):
     batch, channels, out_channels, height, width, kernel = case[:6]
     groups, offset_groups, stride, padding, dilation = case[6:]
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
-        return layout(torch.randn(shape, generator=generator).to(dtype))
+        return layout(torch.randn(shape, generator=generator).to(device, dtype))
 
     rows, columns = (
         (size + 2 * p - d * (k - 1) - 1) // s + 1
@@ -58,24 +57,20 @@ def check(case, dtype, layout, reach, mask):
     grad = draw(batch, out_channels, rows, columns)
     options = (*stride, *padding, *dilation)
     out = torch.ops.convbody.deform_conv2d(input, offset, weight, bias, mask, *options)
-    grads = torch.ops.convbody.deform_conv2d_backward(grad, input, offset, weight, mask, *options, False)
+    grads = torch.ops.convbody.deform_conv2d_backward(
+        grad, input, offset, weight, mask, *options, deterministic
+    )
     if dtype == torch.float64:
-        leaves = [t.detach().requires_grad_() for t in (input, offset, weight, mask) if t is not None]
-        wanted = deform_conv2d_reference(*leaves[:3], bias, leaves[3] if mask is not None else None, options)
-        exact = torch.autograd.grad(wanted, leaves, grad)
-        torch.testing.assert_close((out, *grads[: len(exact)]), (wanted, *exact), atol=1e-9, rtol=1e-9)
-
-
-def main():
-    torch.ops.load_library(sys.argv[1])
-    torch.set_num_threads(2)
-    count = 0
-    layouts = (Tensor.contiguous, channels_last, strided)
-    for arguments in itertools.product(CASES, DTYPES, layouts, REACHES, (True, False)):
-        check(*arguments)
-        count += 1
-    print(count)
+        leaves = [t.detach().cpu().requires_grad_() for t in (input, offset, weight, mask) if t is not None]
+        modulation = leaves[3] if mask is not None else None
+        wanted = deform_conv2d_reference(*leaves[:3], bias.cpu(), modulation, options)
+        exact = torch.autograd.grad(wanted, leaves, grad.cpu())
+        own = [t.cpu() for t in (out, *grads[: len(exact)])]
+        torch.testing.assert_close(own, [wanted, *exact], atol=1e-9, rtol=1e-9)
 
 
 if __name__ == "__main__":
-    main()
+    names = ("case", "dtype", "layout", "reach", "mask", "deterministic")
+    flags, layouts = (True, False), (Tensor.contiguous, channels_last, strided)
+    kinds = itertools.product(CASES, DTYPES, layouts, REACHES, flags, flags)
+    odd_shapes.run([partial(check, **dict(zip(names, kind, strict=True))) for kind in kinds])
