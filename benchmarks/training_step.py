@@ -39,7 +39,7 @@ def worker(name: str, recompute: str, threads: str, *numbers: str) -> None:
     torch.set_num_threads(int(threads))
     height, width, steps = map(int, numbers)
     model = peers.detector(name, height, width, recompute).train()
-    images, targets = _batch(height, width)
+    images, targets = batch(height, width)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-5, momentum=0.9)
 
@@ -62,7 +62,7 @@ def worker(name: str, recompute: str, threads: str, *numbers: str) -> None:
     print(json.dumps(numbers_found | peers.per_call(step, steps)))
 
 
-def _batch(height: int, width: int) -> tuple[list, list]:
+def batch(height: int, width: int) -> tuple[list, list]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
