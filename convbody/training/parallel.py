@@ -5,6 +5,7 @@ DDP: Li et al. 2020, arXiv 2006.15704. FSDP: Zhao et al. 2023, arXiv 2304.11277,
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,8 +13,10 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from convbody.training import distributed
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 PARALLEL_KEY = "SOLVER.PARALLEL"
+#: No buffers are sent in an iteration, in the words of the torch that is here.
+_KEEP_BUFFERS: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
 
 
 def shard(cfg: Config, models: Sequence[nn.Module], stages: Stages) -> None:
@@ -95,13 +104,30 @@ def wrap(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
     """
     if distributed.world_size() == 1 or is_divided(model):
         return model
-    return DistributedDataParallel(
+    wrapped = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         static_graph=cfg.SOLVER.ACCUMULATE == 1,
+        **_KEEP_BUFFERS,
     )
+    if device.type == "cpu" and distributed.world_size() > 2:
+        # A lambda, because torch compares annotations that are no strings.
+        wrapped.register_comm_hook(None, lambda state, bucket: _average_each(bucket))
+    return wrapped
+
+
+def _average_each(bucket: dist.GradBucket) -> Future[Tensor]:
+    """Averages the gradients of a bucket one by one, for a run that is resumed to the bit.
+
+    In which order gloo adds up more than two processes depends on the place in the tensor, and DDP sorts the
+    gradients into other buckets after its first iteration, which in a resumed run is another one.
+    """
+    flat = bucket.buffer().div_(distributed.world_size())
+    parts = flat.split([parameter.numel() for parameter in bucket.parameters()])
+    works = [dist.all_reduce(part, async_op=True).get_future() for part in parts]
+    done: Future[Tensor] = torch.futures.collect_all(works).then(lambda _: flat)
+    return done
 
 
 def gradients_travel(model: nn.Module, now: bool) -> AbstractContextManager[None]:

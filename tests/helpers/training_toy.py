@@ -33,12 +33,12 @@ def config(**changes: Any) -> Config:
 class ToyNet(nn.Module):
     """(N, 3, 4, 4) -> (N, 2)."""
 
-    def __init__(self, norm: bool = True, dropout: float = 0.3) -> None:
+    def __init__(self, norm: bool = True, dropout: float = 0.3, width: int = 8) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(8, 2)
+        self.head = nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.dropout(self.norm(self.conv(x)).relu().mean(dim=(2, 3))))

@@ -83,6 +83,22 @@ def test_a_run_goes_on_in_every_layout(optimizer, tmp_path):
     assert_close(ends, alone(tmp_path / "stayed", changes | {"SOLVER__MAX_ITER": 28}))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"SOLVER__IMS_PER_BATCH": 4, "SOLVER__ACCUMULATE": 2}, FSDP],
+    ids=["ddp", "ddp, accumulated", "fsdp"],
+)
+def test_four_processes_resume_to_the_bit(changes, tmp_path, same_weights):
+    """The sum of four numbers depends on its order, which is not to depend on where a run was cut."""
+    changes = {"SOLVER__EMA__ENABLED": True, "SOLVER__IMS_PER_BATCH": 8, **changes}
+    options = {"network": {"width": 64}}
+    run(4, tmp_path / "parts", {**changes, "SOLVER__MAX_ITER": 5}, **options)
+    parts = run(4, tmp_path / "parts", changes, resume=True, **options)
+    whole = run(4, tmp_path / "whole", changes, **options)
+    assert all(same_weights(ours, theirs) for ours, theirs in zip(parts, whole, strict=True))
+
+
 def test_files_are_those_of_one_process(tmp_path):
     """The same keys and plain tensors, so that they are weights for MODEL.WEIGHT; of the best ones too."""
     run(2, tmp_path / "two", FSDP)
