@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from convbody.allocator import keep_freed_memory
-from registry import Config, load_cfg
+from registry import Config, ConvbodyError, load_cfg
 from registry.program import status_of
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -132,6 +132,15 @@ def _process_group() -> Iterator[None]:
     from convbody.training import distributed  # loads torch, which most programs do without
 
     distributed.init_from_env()
-    yield
+    try:
+        yield
+    except ConvbodyError as error:
+        if distributed.is_told_by_main(error):
+            sys.exit(2)
+        raise
+    except RuntimeError as error:
+        if not distributed.is_lost_peer(error):
+            raise
+        raise ConvbodyError("another process of this run has ended; its output says why") from None
     # Not after an error: the others may be waiting for this process, and torchrun stops them.
     distributed.shutdown()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody import cli
 from registry import ConvbodyError
 

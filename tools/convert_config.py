@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody import cli
 from convbody.detection.convert import convert_detectron2
 from registry import ConvbodyError

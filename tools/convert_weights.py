@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from backbones.weights.lineages import LINEAGES
 from backbones.weights.read import read_weights
 from backbones.weights.write import convert, write_tensors

@@ -13,6 +13,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from backbones.listing import backbone_names, defined_in
 from convbody.cli import run
 from registry import ConvbodyError

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody import cli
 
 

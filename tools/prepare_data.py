@@ -17,6 +17,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody.classification.data.catalog import catalog as labelled_catalog
 from convbody.classification.data.prepare.digits import prepare_digits, prepare_sklearn_digits
 from convbody.classification.data.prepare.fashion_mnist import prepare_fashion_mnist

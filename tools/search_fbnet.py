@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody import cli
 from registry import ConvbodyError
 
@@ -72,11 +74,11 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> int:
     cfg = cli.load_config(args)
     from convbody.search.train import search
 
-    search(cfg, resume=args.resume)
+    return search(cfg, resume=args.resume).exit_status
 
 
 def derive_parser() -> argparse.ArgumentParser:
@@ -128,7 +130,9 @@ def report(args: argparse.Namespace) -> None:
     print(f"{verdict(matches)}\n{args.html}")
 
 
-COMMANDS = {
+COMMANDS: dict[
+    str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], int | None]]
+] = {
     "latency": (latency_parser, latency),
     "train": (train_parser, train),
     "derive": (derive_parser, derive),
@@ -136,7 +140,7 @@ COMMANDS = {
 }
 
 
-def main() -> None:
+def main() -> int | None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         top = argparse.ArgumentParser(
             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -146,7 +150,7 @@ def main() -> None:
     make_parser, command = COMMANDS[sys.argv[1]]
     parser = make_parser()
     parser.prog = f"search_fbnet.py {sys.argv[1]}"
-    command(cli.parse(parser, sys.argv[2:]))
+    return command(cli.parse(parser, sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,18 @@
 
     python tools/train_net.py --config-file configs/quickstart/trees.yaml [KEY VALUE ...]
     python tools/train_net.py --config-file ... --resume
-    torchrun --nproc-per-node 4 tools/train_net.py --config-file ...
+    torchrun --standalone --nproc-per-node 4 tools/train_net.py --config-file ...
 
 Everything that the run writes goes into OUTPUT_DIR.
 """
 
 from __future__ import annotations
 
+import convbody.starting  # noqa: F401 (first: it is for what comes after)
 from convbody import cli
 
 
-def main() -> None:
+def main() -> int:
     parser = cli.common_parser(__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
@@ -28,7 +29,8 @@ def main() -> None:
     else:
         from convbody.detection.train import train_detector
 
-        train_detector(cfg, resume=args.resume)
+        return train_detector(cfg, resume=args.resume).exit_status
+    return 0
 
 
 if __name__ == "__main__":

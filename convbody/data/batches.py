@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from convbody.data.errors import DataError
 from convbody.data.sampler import BatchPlan
 from convbody.data.unread import Loaded, Unread, WithSubstitutes, skips_unread
+from convbody.data.workers import drawn
 from convbody.training.distributed import device_for, rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
@@ -83,8 +84,8 @@ def without_unread(
 
 
 def raising(batches: Iterable[Batch | ConvbodyError]) -> Iterator[Batch]:
-    """The batches, up to the first that is an error."""
-    for batch in batches:
+    """The batches of a loader, up to the first that is an error."""
+    for batch in drawn(batches):
         if isinstance(batch, ConvbodyError):
             raise batch
         yield batch

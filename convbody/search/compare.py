@@ -14,6 +14,7 @@ from convbody.search.derive import choices, read_choice
 from convbody.search.latency import Latencies, latencies
 from convbody.search.space import SearchSpace, space_from_cfg
 from registry import Config, ConfigError, ConvbodyError
+from registry.program import Stopped
 
 _TOLERANCE = 0.03  # of the latency, for a random architecture to be as quick
 _TRIES = 20_000  # steps towards the latency, of all random architectures together
@@ -123,4 +124,7 @@ def _alone(cfg: Config, space: SearchSpace, choice: Sequence[str], name: str, se
     own.MODEL.BACKBONE.CONV_BODY, own.MODEL.BACKBONE.FREEZE_CONV_BODY_AT = "FBNet", 0
     own.MODEL.FBNET.ARCH, own.MODEL.FBNET.ARCH_DIRS = "alone", ()
     own.MODEL.FBNET.ARCH_DEF = json.dumps(space.definition(choice, training=True))
-    return train_classifier(own, resume=True).metrics["top1"]
+    result = train_classifier(own, resume=True)
+    if result.stopped_by:
+        raise Stopped(result.stopped_by)
+    return result.metrics["top1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +23,30 @@ from convbody.search.supernet import build_supernet
 from convbody.training import distributed
 from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.logging import setup_logging
-from convbody.training.loop import NonFiniteLossError
 from convbody.training.metrics import MetricsLog
+from convbody.training.output import OutputError, write_config
 from convbody.training.random_state import untouched_random_state
+from convbody.training.rescue import draw, rescued
 from convbody.training.resume import begin
 from convbody.training.signals import StopRequest
-from registry import Config, ConfigError
+from convbody.training.step import NonFiniteLossError
+from registry import Config, ConfigError, ConvbodyError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended: steps done, the choice (layers, candidates), and whether a signal cut it short."""
+    """How a search ended: steps done, the choice (layers, candidates), and the signal that stopped it."""
 
     step: int
     theta: Tensor
-    interrupted: bool
+    stopped_by: signal.Signals | None
+
+    @property
+    def exit_status(self) -> int:
+        """What a program returns that has done this search: 0, or 128 + the signal."""
+        return 128 + self.stopped_by if self.stopped_by else 0
 
 
 def search(cfg: Config, *, resume: bool = False) -> SearchResult:
@@ -65,53 +73,62 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
     run = SearchRun(cfg, space, table, model, plan)
     checkpoints = CheckpointFolder(folder / "checkpoints", cfg.SOLVER.KEEP_CHECKPOINTS)
     start = begin(run, checkpoints, resume)
-    if distributed.is_main():
-        (folder / "config.yaml").write_text(cfg.dump())
+    write_config(cfg, folder)
     batches = [train_batches(cfg, part) for part in parts]
     streams = _Streams(batches)
+
+    def save(step: int) -> Path:
+        payload = run.capture(step)
+        path = distributed.on_main(lambda: checkpoints.save(payload, step))
+        logger.info("saved %s", path)
+        return path
+
     with MetricsLog(folder, start, cfg.SOLVER.TENSORBOARD) as log, StopRequest() as stop:
         for step in range(start, plan.total):
             moment, done = plan.at(step), step + 1
-            loss = _step(run, streams, moment)
-            failed, stopping = distributed.any_over_ranks(
-                not math.isfinite(loss), stop.signal_name is not None
-            )
+            try:
+                batch = draw(streams.of(moment))
+            except ConvbodyError as error:
+                raise rescued(error, save, step) if step > start else error from None
+            loss = _step(run, batch, moment)
+            stop.defer()
+            failed, stopped_by = stop.over_ranks(not math.isfinite(loss))
             if failed:
                 raise NonFiniteLossError(
                     f"the loss is {loss} in step {done}; lower SOLVER.BASE_LR, then start anew or --resume"
                 )
             epoch = moment.epoch + 1 if done == plan.steps_before(moment.epoch + 1) else 0
             if epoch:
-                _report(run, tests, log, done, epoch)
-            if stopping or done == plan.total or _is_due(epoch, cfg.SEARCH.CHECKPOINT_EPOCHS):
-                payload = run.capture(done)
-                if distributed.is_main():
-                    logger.info("saved %s", checkpoints.save(payload, done))
-            if stopping and done < plan.total:
+                try:
+                    _report(run, tests, log, done, epoch)
+                except OutputError as error:
+                    raise rescued(error, save, done) from None
+            if stopped_by or done == plan.total or _is_due(epoch, cfg.SEARCH.CHECKPOINT_EPOCHS):
+                save(done)
+            if stopped_by:
                 logger.info("stopped by a signal after step %d; --resume goes on from there", done)
-                return SearchResult(done, model.theta.detach().cpu(), interrupted=True)
+                return SearchResult(done, model.theta.detach().cpu(), stopped_by)
     for part in batches:
         part.unread.report("training")
-    return SearchResult(plan.total, model.theta.detach().cpu(), interrupted=False)
+    return SearchResult(plan.total, model.theta.detach().cpu(), stop.signal)
 
 
 class _Streams:
-    """The batches of both parts, each from the first one asked for on."""
+    """The batches of both parts, each from the first moment asked for on."""
 
     def __init__(self, batches: Sequence[Callable[[int], Iterator[Batch]]]) -> None:
         self._batches = batches
         self._open: dict[bool, Iterator[Batch]] = {}
 
-    def next(self, moment: Moment) -> Batch:
-        """The batch of a moment; moments come in their order."""
+    def of(self, moment: Moment) -> Iterator[Batch]:
+        """The stream whose next batch is that of a moment; moments come in their order."""
         theta = moment.trains_theta
         if theta not in self._open:
             self._open[theta] = self._batches[theta](moment.number)
-        return next(self._open[theta])
+        return self._open[theta]
 
 
-def _step(run: SearchRun, streams: _Streams, moment: Moment) -> float:
-    batch = streams.next(moment)
+def _step(run: SearchRun, batch: Batch, moment: Moment) -> float:
     if moment.trains_theta:
         return run.theta_step(batch, moment.epoch)
     return run.weight_step(batch, moment.number, moment.epoch)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convbody.training.checkpoint import CheckpointError, read_checkpoint
-    from convbody.training.loop import NonFiniteLossError, TrainResult, train
+    from convbody.training.loop import TrainResult, train
+    from convbody.training.step import NonFiniteLossError
 
 _HOMES = {
     "CheckpointError": "checkpoint",
     "read_checkpoint": "checkpoint",
-    "NonFiniteLossError": "loop",
+    "NonFiniteLossError": "step",
     "TrainResult": "loop",
     "train": "loop",
 }

@@ -66,7 +66,7 @@ def solver_defaults() -> dict[str, Any]:
             "ENABLED": False,  # evaluate, and keep in best.pth, with batch-norm statistics computed afresh
             "BATCHES": 200,  # of training images, that they are of
         },
-        "CHECKPOINT_PERIOD": 2500,  # 0: only at the end
+        "CHECKPOINT_PERIOD": 2500,  # 0: only at the end; one is also saved before each evaluation
         "KEEP_CHECKPOINTS": 3,  # newest ones kept beside best.pth; 0 or less: all
         "TEST_PERIOD": 0,  # evaluate so often; 0: only at the end
         "BEST_METRIC": "",  # best.pth has the highest; "": the first metric that the evaluation gives

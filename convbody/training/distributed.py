@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from registry import Config, ConfigError, ConvbodyError
 
 T = TypeVar("T")
+#: Of gloo, which raises plain RuntimeErrors.
+_LOST = ("Connection closed by peer", "Connection reset by peer")
+_told_by_main: list[ConvbodyError] = []
 logger = logging.getLogger(__name__)
 
 
@@ -94,8 +97,20 @@ def on_main(function: Callable[[], T]) -> T:
             outcome = None, error
     value, failure = broadcast_object(outcome)
     if failure is not None:
+        if not is_main():
+            _told_by_main.append(failure)
         raise failure
     return cast(T, value)
+
+
+def is_told_by_main(error: BaseException) -> bool:
+    """Whether ``error`` comes from ``on_main`` in another process, whose output has it."""
+    return error in _told_by_main
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether ``error`` says that another process of the run has ended, so that nothing can be exchanged."""
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)
 
 
 def any_over_ranks(*flags: bool) -> list[bool]:

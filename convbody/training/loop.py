@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,27 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from convbody.training import distributed, parallel
-from convbody.training.checkpoint import CheckpointError, CheckpointFolder, write_checkpoint
+from convbody.training.assessment import Assessment, Evaluate
+from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.ema import ModelEma
 from convbody.training.logging import setup_logging
 from convbody.training.metrics import MetricsLog, Progress
+from convbody.training.output import OutputError, write_config
 from convbody.training.precise_bn import precise_statistics
 from convbody.training.prefetch import on_device
-from convbody.training.random_state import untouched_random_state
+from convbody.training.rescue import common, rescued
 from convbody.training.resume import begin
 from convbody.training.schedule import Stages, build_optimizer, learning_rate, set_learning_rate
 from convbody.training.signals import StopRequest
 from convbody.training.state import IterationStart, TrainingState
-from convbody.training.step import Step, autocast_dtype
+from convbody.training.step import NonFiniteLossError, Outcome, Step, autocast_dtype
 from registry import Config, ConfigError, ConvbodyError
 
 Batch = TypeVar("Batch")
-Evaluate = Callable[[nn.Module, int], dict[str, float]]
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(ConvbodyError):
-    """A loss is NaN or infinite; the message names the term, the iteration and the batch."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,23 @@ class TrainResult:
 
     ``iteration``: iterations done. ``model``: the module to use, the averaged one under EMA, unwrapped; under
     SOLVER.PARALLEL "fsdp" use it inside ``parallel.assembled(model)``.
-    ``evaluations``: results by iteration. ``interrupted``: stopped by SIGTERM or Ctrl-C before the end.
+    ``evaluations``: results by iteration. ``stopped_by``: the signal after which it saved and ended.
     """
 
     iteration: int
     model: nn.Module
     evaluations: dict[int, dict[str, float]]
-    interrupted: bool
+    stopped_by: signal.Signals | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped by SIGTERM or Ctrl-C."""
+        return self.stopped_by is not None
+
+    @property
+    def exit_status(self) -> int:
+        """What a program returns that has done this run: 0, or 128 + the signal."""
+        return 128 + self.stopped_by if self.stopped_by else 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -91,9 +98,11 @@ def train(
     Raises:
         ConfigError: a setting that cannot be used.
         CheckpointError: checkpoints of another run are in the way, or cannot be read, resumed or written.
+        OutputError: another file of the run cannot be written. Where possible, the state has been saved.
         OutOfMemoryError: an iteration does not fit into memory; batches have to be tuples whose parts have an
             entry for each image.
-        NonFiniteLossError: the state before the failing iteration has been saved and can be resumed.
+        NonFiniteLossError: the state before the failing iteration has been saved and can be resumed, as it
+            has after any error in a batch.
     """
     solver, folder = cfg.SOLVER, Path(output_dir)
     setup_logging(folder)
@@ -115,30 +124,29 @@ def train(
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", solver.KEEP_CHECKPOINTS)
     start = begin(state, checkpoints, resume)
-    if distributed.is_main():
-        (folder / "config.yaml").write_text(cfg.dump())
+    write_config(cfg, folder)
     step = Step(state, losses, batch_ids, device)
 
     def save(iteration: int) -> Path:
         payload = state.capture(iteration)
-        if distributed.is_main():
-            logger.info("saved %s", checkpoints.save(payload, iteration))
-        return checkpoints.path(iteration)
+        path = distributed.on_main(lambda: checkpoints.save(payload, iteration))
+        logger.info("saved %s", path)
+        return path
 
     def is_due(iteration: int, period: int) -> bool:
         return iteration == solver.MAX_ITER or (period > 0 and iteration % period == 0)
 
+    def statistics(module: nn.Module, iteration: int) -> AbstractContextManager[None]:
+        if not solver.PRECISE_BN.ENABLED:
+            return nullcontext()
+        stream = batches(iteration * solver.ACCUMULATE)
+        return precise_statistics(module, losses, stream, solver.PRECISE_BN.BATCHES)
+
     with MetricsLog(folder, start, solver.TENSORBOARD) as log, StopRequest() as stop:
-
-        def statistics(module: nn.Module, iteration: int) -> AbstractContextManager[None]:
-            if not solver.PRECISE_BN.ENABLED:
-                return nullcontext()
-            stream = batches(iteration * solver.ACCUMULATE)
-            return precise_statistics(module, losses, stream, solver.PRECISE_BN.BATCHES)
-
-        assess = _Assessment(state, checkpoints, evaluate, statistics, log)
-        if start and is_due(start, solver.TEST_PERIOD) and start not in log.evaluations:
-            assess(start)  # the run was stopped between saving and evaluating
+        assess = Assessment(state, checkpoints, evaluate, statistics, log) if evaluate else None
+        if assess and start and is_due(start, solver.TEST_PERIOD) and start not in log.evaluations:
+            with stop.at_once():
+                assess(start)  # the run was stopped between saving and evaluating
         progress = Progress(solver.MAX_ITER, solver.IMS_PER_BATCH * solver.ACCUMULATE)
         stream = on_device(batches(start * solver.ACCUMULATE), device)
         for iteration in range(start, solver.MAX_ITER):
@@ -146,78 +154,42 @@ def train(
             set_learning_rate(state.optimizer, lr)
             before = IterationStart(model)
             outcome = step.forward_backward(stream)
-            failed, stopping = distributed.any_over_ranks(bool(outcome.failure), stop.signal_name is not None)
+            stop.defer()
+            failed, stopped_by = stop.over_ranks(outcome.failure is not None)
             if failed:
                 before.put_back()
-                raise _nonfinite(outcome.failure, done, save)
+                failure = _failure(outcome, done)
+                raise rescued(failure, save, iteration) if iteration > start else failure
             step.update(done)
             if iteration == start:  # with MODEL.COMPILE mostly the compiler's time
                 logger.info("the first iteration took %.1f s", time.perf_counter() - began)
             progress.add(outcome.losses, outcome.data_seconds)
             if is_due(done, solver.LOG_PERIOD):
-                log.add(progress.report(done, lr))
-            if stopping or is_due(done, solver.CHECKPOINT_PERIOD):
+                row = progress.report(done, lr)
+                try:
+                    log.add(row)
+                except OutputError as error:
+                    raise rescued(error, save, done) from None
+            # An evaluation may fail, or be stopped by a signal at any moment.
+            assesses = assess is not None and is_due(done, solver.TEST_PERIOD)
+            if stopped_by or assesses or is_due(done, solver.CHECKPOINT_PERIOD):
                 save(done)
-            if stopping and done < solver.MAX_ITER:
+            if stopped_by:
                 logger.info("stopped by a signal after iteration %d; --resume goes on from there", done)
-                return TrainResult(done, state.evaluated, log.evaluations, interrupted=True)
-            if is_due(done, solver.TEST_PERIOD):
-                assess(done)
+                return TrainResult(done, state.evaluated, log.evaluations, stopped_by)
+            if assess and assesses:
+                with stop.at_once():
+                    assess(done)
                 progress.restart_clock()
-    return TrainResult(max(start, solver.MAX_ITER), state.evaluated, log.evaluations, interrupted=False)
+    return TrainResult(max(start, solver.MAX_ITER), state.evaluated, log.evaluations, stop.signal)
 
 
-@dataclass
-class _Assessment:
-    """Evaluates, records the result, and keeps the best weights."""
-
-    state: TrainingState
-    checkpoints: CheckpointFolder
-    evaluate: Evaluate | None
-    statistics: Callable[[nn.Module, int], AbstractContextManager[None]]
-    log: MetricsLog
-
-    def __call__(self, iteration: int) -> None:
-        if self.evaluate is None:
-            return
-        module = self.state.evaluated
-        distributed.broadcast_buffers(module)
-        module.eval()
-        with untouched_random_state(), torch.no_grad(), self.statistics(module, iteration):
-            self._evaluate(module, iteration)
-        self.state.model.train()
-
-    def _evaluate(self, module: nn.Module, iteration: int) -> None:
-        assert self.evaluate is not None
-        with parallel.assembled(module):
-            metrics = self.evaluate(module, iteration)
-        name = self.state.cfg.SOLVER.BEST_METRIC or next(iter(metrics), "")
-        if metrics and name not in metrics:
-            raise ConfigError(
-                f"the evaluation gives no such metric, but {', '.join(metrics)}",
-                "SOLVER.BEST_METRIC", self.state.cfg,
-            )  # fmt: skip
-        earlier = [old.get(name, -math.inf) for old in self.log.evaluations.values()]
-        score = metrics.get(name, -math.inf)
-        if score > max(earlier, default=-math.inf):
-            weights = parallel.whole(module.state_dict())
-            best = {"model": weights, "iteration": iteration, "metrics": metrics}
-            said = {**self.state.notes, "config": self.state.cfg.dump()}
-            if distributed.is_main():
-                write_checkpoint({**best, **said}, self.checkpoints.best)
-                logger.info("best so far: %s %.4f at iteration %d", name, score, iteration)
-        # After best.pth: a row here means that all that follows from it is on disk.
-        self.log.add({"iteration": iteration, "eval": metrics})
-
-
-def _nonfinite(failure: str, iteration: int, save: Callable[[int], Path]) -> NonFiniteLossError:
-    """The error that all processes raise together, after saving the state before ``iteration``."""
-    first = next(text for text in distributed.all_gather_object(failure) if text)
-    try:
-        rescue = f"--resume repeats it from {save(iteration - 1)}"
-    except CheckpointError as error:
-        rescue = str(error)
-    return NonFiniteLossError(
-        f"{first} in iteration {iteration}; {rescue}; look at these images, or lower SOLVER.BASE_LR, "
-        f"or set SOLVER.CLIP_GRADIENTS.ENABLED True"
-    )
+def _failure(outcome: Outcome, iteration: int) -> ConvbodyError:
+    """Why an iteration does not count, the same in all processes."""
+    failure = common(outcome.failure)
+    if isinstance(failure, NonFiniteLossError):
+        failure.args = (
+            f"{failure} in iteration {iteration}; look at these images, or lower SOLVER.BASE_LR, or set "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True",
+        )
+    return failure

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from convbody.training import distributed
+from convbody.training.output import writing
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +37,11 @@ class MetricsLog:
             {row["iteration"]: row["eval"] for row in rows if "eval" in row}
         )
         self._board: Any = None
-        if not distributed.is_main():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self._path)
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, so only where it is used
+        distributed.on_main(lambda: self._begin(rows))
+        if tensorboard and distributed.is_main():
+            from convbody.training.tensorboard import Board  # slow to import, so only where it is used
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+            self._board = Board(folder / "tensorboard", purge_step=start + 1 if start else None)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -55,17 +51,34 @@ class MetricsLog:
             self._board.close()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one row; numbers go to TensorBoard under their (nested) names."""
+        """Append one row; numbers go to TensorBoard under their (nested) names. All processes call it alike.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         if "eval" in row:
             self.evaluations[row["iteration"]] = row["eval"]
-        if not distributed.is_main():
-            return
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        distributed.on_main(lambda: self._append(row))
         if self._board is not None:
-            for name, value in row.items():
-                for label, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    self._board.add_scalar(f"{name}/{label}" if label else name, number, row["iteration"])
+            self._board.add(
+                {
+                    f"{name}/{label}" if label else name: number
+                    for name, value in row.items()
+                    for label, number in (value.items() if isinstance(value, dict) else [("", value)])
+                },
+                row["iteration"],
+            )
+
+    def _begin(self, rows: list[dict[str, Any]]) -> None:
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            os.replace(partial, self._path)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with writing(self._path), open(self._path, "a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _rows_until(path: Path, last: int) -> list[dict[str, Any]]:

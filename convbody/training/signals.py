@@ -6,12 +6,18 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from convbody.training import distributed
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopRequest:
-    """While entered, a SIGTERM or SIGINT only sets ``signal_name``; a later one acts as it always does.
+    """After ``defer``, a SIGTERM or SIGINT only sets ``signal``; a later one acts as it does outside.
 
     Later is ``PATIENCE`` seconds: under torchrun a Ctrl-C comes twice, from the terminal and from torchrun.
     Outside the main thread, where Python allows no signal handlers, it never sets anything.
@@ -20,20 +26,42 @@ class StopRequest:
     PATIENCE = 2.0
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self.signal: signal.Signals | None = None
         self._process = os.getpid()
-        self._previous: dict[int, Any] = {}
+        self._outside: dict[int, Any] = {}
         self._since = 0.0
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+        while self._outside:
+            signal.signal(*self._outside.popitem())
+
+    def defer(self) -> None:
+        """From now on until the end, signals wait to be asked for: there is something that can be saved."""
+        if not self._outside and threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._outside[number] = signal.signal(number, self._handle)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While entered, a signal acts as it does outside, and so does one that has come before."""
+        deferred = bool(self._outside)
+        self.__exit__()
+        if self.signal is not None:
+            signal.raise_signal(self.signal)
+        try:
+            yield
+        finally:
+            if deferred:
+                self.defer()
+
+    def over_ranks(self, failed: bool) -> tuple[bool, signal.Signals | None]:
+        """Whether any process has ``failed``, and the signal that any has received."""
+        received = [self.signal == number for number in _SIGNALS]
+        any_failed, *received = distributed.any_over_ranks(failed, *received)
+        return any_failed, next((number for number, got in zip(_SIGNALS, received, strict=True) if got), None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -41,11 +69,11 @@ class StopRequest:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if self.signal_name is not None:
+        if self.signal is not None:
             if time.monotonic() - self._since > self.PATIENCE:
                 self.__exit__()
-                os.kill(self._process, number)
+                signal.raise_signal(number)
             return
-        self.signal_name, self._since = signal.Signals(number).name, time.monotonic()
+        self.signal, self._since = signal.Signals(number), time.monotonic()
         # os.write, because the interrupted code may be inside a buffered write to the same stream.
-        os.write(2, f"{self.signal_name}: finishing this iteration, then saving\n".encode())
+        os.write(2, f"{self.signal.name}: finishing this iteration, then saving\n".encode())

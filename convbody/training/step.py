@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convbody.training import parallel
-from convbody.training.memory import explained
+from convbody.training import distributed, parallel
+from convbody.training.memory import OutOfMemoryError, explained
+from convbody.training.rescue import draw
 from convbody.training.state import TrainingState
 from registry import Config, ConfigError, ConvbodyError
 
@@ -31,13 +32,17 @@ def autocast_dtype(cfg: Config) -> torch.dtype:
     return _DTYPES[cfg.DTYPE]
 
 
+class NonFiniteLossError(ConvbodyError):
+    """A loss is NaN or infinite; the message names the term, the iteration and the batch."""
+
+
 @dataclass
 class Outcome:
-    """Of one iteration on this process: mean loss terms, seconds waited for data, what was not finite."""
+    """Of one iteration on this process: mean loss terms, seconds waited for data, why it does not count."""
 
     losses: dict[str, float] = field(default_factory=dict)
     data_seconds: float = 0.0
-    failure: str = ""
+    failure: ConvbodyError | None = None
 
 
 class Step:
@@ -59,24 +64,39 @@ class Step:
         self._explained: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward_backward(self, stream: Iterator[Any]) -> Outcome:
-        """Add up the gradients of ACCUMULATE batches, averaged over them and over processes."""
+        """Add up the gradients of ACCUMULATE batches, averaged over them and over processes.
+
+        Where a process has no batch, or a loss is not finite, the iteration counts for none of them.
+        """
         count, outcome = self._state.cfg.SOLVER.ACCUMULATE, Outcome()
         for number in range(1, count + 1):
             waiting = time.perf_counter()
-            batch = _next(stream)
+            try:
+                batch = draw(stream)
+            except ConvbodyError as error:
+                outcome.failure = error
+                return outcome
             outcome.data_seconds += time.perf_counter() - waiting
             self._explained = partial(
                 explained, self._state.cfg, self._state.model, self._autocast_losses, batch
             )
-            with self._explained(), parallel.gradients_travel(self._model, number == count):
-                terms = self._autocast_losses(self._model, batch)
-                total = torch.stack([term.float() for term in terms.values()]).sum()
-                self._state.scaler.scale(total / count).backward()
+            try:
+                with self._explained(), parallel.gradients_travel(self._model, number == count):
+                    terms = self._autocast_losses(self._model, batch)
+                    total = torch.stack([term.float() for term in terms.values()]).sum()
+                    self._state.scaler.scale(total / count).backward()
+            except OutOfMemoryError as error:
+                if distributed.world_size() > 1:
+                    raise  # the others wait for this process in the backward pass
+                outcome.failure = error
+                return outcome
             values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
             for name, value in zip(terms, values, strict=True):
                 outcome.losses[name] = outcome.losses.get(name, 0.0) + value / count
                 if not math.isfinite(value) and not outcome.failure:
-                    outcome.failure = f"{name} is {value} (batch: {', '.join(self._batch_ids(batch))})"
+                    outcome.failure = NonFiniteLossError(
+                        f"{name} is {value} (batch: {', '.join(self._batch_ids(batch))})"
+                    )
         return outcome
 
     def _autocast_losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -98,13 +118,6 @@ class Step:
         optimizer.zero_grad()
         if self._state.ema:
             self._state.ema.update(self._state.model, done)
-
-
-def _next(stream: Iterator[Any]) -> Any:
-    try:
-        return next(stream)
-    except StopIteration:
-        raise ConvbodyError("the stream of batches ended; it has to be endless") from None
 
 
 @torch.no_grad()

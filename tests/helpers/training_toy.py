@@ -1,6 +1,6 @@
 """A toy task with all that makes resuming hard: batch norm, dropout, momentum, an average of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convbody.training import NonFiniteLossError, TrainResult, distributed, parallel, train
-from registry import Config, load_cfg
+from registry import Config, ConvbodyError, load_cfg
 
 Batch = tuple[Tensor, Tensor, list[str]]
 OPTIONS = {
@@ -136,4 +136,36 @@ def meet_nonfinite_loss(folder: Path) -> None:
     try:
         run(folder, config(), batches=spoiled)
     except NonFiniteLossError as error:
+        (folder / f"error_{distributed.rank()}.txt").write_text(str(error))
+
+
+def lose_the_disk(folder: Path) -> None:
+    """For another process: train until the main process cannot write a row of metrics."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(stream(4, start), start):
+            if number == 2 and distributed.is_main():
+                (folder / "metrics.jsonl").unlink()
+                (folder / "metrics.jsonl").symlink_to("/dev/full")
+            yield batch
+
+    _note_the_error(folder, batches)
+
+
+def lose_a_batch(folder: Path) -> None:
+    """For another process: train until image 50, which only rank 1 draws, cannot be read."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        for batch in stream(4, start):
+            if "image 50" in batch[2]:
+                raise ConvbodyError("image 50 is damaged")
+            yield batch
+
+    _note_the_error(folder, batches)
+
+
+def _note_the_error(folder: Path, batches: Callable[[int], Iterator[Batch]]) -> None:
+    try:
+        run(folder, config(), batches=batches)
+    except ConvbodyError as error:
         (folder / f"error_{distributed.rank()}.txt").write_text(str(error))

@@ -26,7 +26,7 @@ def test_the_status_says_how_it_ended(capsys: pytest.CaptureFixture[str]) -> Non
     assert status_of(raising(ConvbodyError("this\nand\x1b[2Jthat"))) == 2
     assert capsys.readouterr().err == "error: this\\nand\\x1b[2Jthat\n"
     assert status_of(raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted by SIGINT\n"
 
 
 def test_a_bug_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:

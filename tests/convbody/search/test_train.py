@@ -13,7 +13,7 @@ from convbody.search import train as module
 from convbody.search.train import search
 from convbody.training import distributed
 from convbody.training.checkpoint import CheckpointError, CheckpointFolder, read_checkpoint
-from convbody.training.loop import NonFiniteLossError
+from convbody.training.step import NonFiniteLossError
 from registry import ConfigError, load_cfg
 
 LONG = {
@@ -52,7 +52,7 @@ def assert_same(left, right):
 def test_a_search_leaves_a_row_for_each_epoch(search_cfg, forward):
     cfg = search_cfg({"SEARCH.FORWARD": forward})
     result = search(cfg)
-    assert (result.step, result.interrupted, result.theta.shape) == (3 * 4 + 2 * 1, False, (4, 4))
+    assert (result.step, result.exit_status, result.theta.shape) == (3 * 4 + 2 * 1, 0, (4, 4))
     rows = rows_of(cfg)
     epochs = [row for row in rows if "eval" not in row]
     assert [row["iteration"] for row in epochs] == [4, 9, 14]
@@ -86,7 +86,7 @@ def test_a_resumed_search_ends_bit_for_bit_like_one_that_was_not_cut(
     steps = []
     with monkeypatch.context() as patched:
         patched.setattr(module, "_step", step)
-        assert search(cut).interrupted
+        assert search(cut).exit_status == 128 + signal.SIGTERM
     assert len(steps) == killed_after
     search(cut, resume=True)
     assert_same(final(whole), final(cut))
