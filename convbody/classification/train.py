@@ -23,6 +23,7 @@ from convbody.classification.model import build_classifier, network_input
 from convbody.data.exif_choice import EXIF, unannotated_note
 from convbody.training import distributed, parallel
 from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
+from convbody.training.lock import one_run_per_folder
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
 from registry import Config, ConfigError
@@ -32,6 +33,7 @@ BODY_FILE = "body.pth"
 logger = logging.getLogger(__name__)
 
 
+@one_run_per_folder
 def train_classifier(cfg: Config, *, resume: bool = False) -> TrainResult:
     """Trains the classifier that ``cfg`` describes and evaluates it on DATASETS.TEST, into OUTPUT_DIR.
 

@@ -32,6 +32,7 @@ from convbody.detection.model import Detector, build_detector
 from convbody.detection.report import write_report
 from convbody.training import distributed
 from convbody.training.class_rows import CLASSES, KEYPOINTS, ByName, class_rows
+from convbody.training.lock import one_run_per_folder
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
 from registry import Config
@@ -40,6 +41,7 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 logger = logging.getLogger(__name__)
 
 
+@one_run_per_folder
 def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     """Trains the detector that ``cfg`` describes and evaluates it on DATASETS.TEST, into OUTPUT_DIR.
 

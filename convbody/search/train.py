@@ -22,6 +22,7 @@ from convbody.search.split import Moment, split, timetable
 from convbody.search.supernet import build_supernet
 from convbody.training import distributed
 from convbody.training.checkpoint import CheckpointFolder
+from convbody.training.lock import one_run_per_folder
 from convbody.training.logging import setup_logging
 from convbody.training.metrics import MetricsLog
 from convbody.training.output import OutputError, write_config
@@ -49,6 +50,7 @@ class SearchResult:
         return 128 + self.stopped_by if self.stopped_by else 0
 
 
+@one_run_per_folder
 def search(cfg: Config, *, resume: bool = False) -> SearchResult:
     """The search that SEARCH describes, into OUTPUT_DIR; each process of a distributed run calls this alike.
 
