@@ -188,7 +188,8 @@ def check_memory_format(rows: Rows, device: torch.device, *, rehearse: bool) -> 
             for word in ("auto", "contiguous"):
                 model.memory_format = word  # type: ignore[assignment]
                 found[word] = model(x)
-        last = [feature.stride(1) == 1 for feature in found["auto"]]
+        # A feature of a single pixel is in both formats.
+        last = [feature.stride(1) == 1 for feature in found["auto"] if feature[0, 0].numel() > 1]
         error = max(relative_error(a, b) for a, b in zip(found["auto"], found["contiguous"], strict=True))
         kept = "channels_last" if promised else "contiguous"
         right = error <= bound and all(is_last == promised for is_last in last)
