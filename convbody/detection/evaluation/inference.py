@@ -98,6 +98,21 @@ def run_model(model: nn.Module, images: list[Tensor], dtype: torch.dtype) -> lis
     return [{name: _on_cpu(value) for name, value in output.items()} for output in outputs]
 
 
+def features_are_finite(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether the feature maps of a grey image are numbers: finite weights, too, may have grown too large."""
+    if not isinstance(model, Detector):
+        return True
+    low, was_training = dtype != torch.float32, model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype if low else None, enabled=low):
+            batch, _ = model.transform([torch.full((3, 64, 64), 0.5, device=device)])
+            return all(bool(feature.isfinite().all()) for feature in model.backbone(batch.tensors))
+    finally:
+        model.train(was_training)
+
+
 def _on_cpu(value: Any) -> Any:
     return (value.float() if isinstance(value, Tensor) and value.is_floating_point() else value).cpu()
 

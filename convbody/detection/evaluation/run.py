@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,14 +18,14 @@ from convbody.data.errors import DataError
 from convbody.data.unread import Unread, skips_unread
 from convbody.detection.data import CocoDataset
 from convbody.detection.evaluation.evaluators import choose_evaluator
-from convbody.detection.evaluation.inference import detect
+from convbody.detection.evaluation.inference import detect, features_are_finite
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
 from convbody.detection.evaluation.truth import GroundTruth, Record
 from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
 from convbody.training.finite import require_finite
 from convbody.training.step import autocast_dtype
-from registry import Config
+from registry import Config, ConvbodyError
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     An image that cannot be read counts for nothing where DATASETS.ON_ERROR is "skip".
 
     Raises:
-        ConvbodyError: the weights have diverged, or an image cannot be read.
+        ConvbodyError: the weights have diverged, or grown so large that nothing is found, or an image cannot
+            be read.
     """
     evaluator = choose_evaluator(cfg)
     unread = Unread() if skips_unread(cfg) else None
@@ -61,6 +63,8 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     skipped = unread.report(f"the evaluation of {name}") if unread else []
     if not found:
         raise DataError(f"no image of data set {name!r} could be read")
+    if not any(records for _, records in found.values()):
+        _explain_nothing(bare_model, autocast_dtype(cfg))
     result = None
     if is_main():
         records = [record for index in sorted(found) for record in found[index][1]]
@@ -70,6 +74,16 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     result = broadcast_object(result)
     assert result is not None  # the main process's
     return result
+
+
+def _explain_nothing(model: nn.Module, dtype: torch.dtype) -> None:
+    """Raises ConvbodyError where nothing was found because the network computes no numbers."""
+    if not features_are_finite(model, dtype):
+        raise ConvbodyError(
+            f"nothing was found in any image: the feature maps, {str(dtype).removeprefix('torch.')}, hold "
+            "NaN or infinity, though all weights are finite; they have grown too large: take an earlier "
+            "checkpoint, and train with a lower SOLVER.BASE_LR"
+        )
 
 
 def evaluate_all(

@@ -11,6 +11,7 @@ from oracle_detector import EVERYTHING, OracleDetector, evaluate_as_rank, open_s
 from pycocotools.coco import COCO
 from ranks import run_ranks
 
+from convbody.detection import build_detector
 from convbody.detection.data import Known, build_test_dataset, open_test_sets
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
 from convbody.detection.report.samples import samples
@@ -67,6 +68,20 @@ def test_diverged_weights_are_named_instead_of_scored(shapes):
     ) as caught:
         evaluate(model, dataset, cfg)
     assert "\n" not in str(caught.value) and model.batches == []
+
+
+def test_weights_that_have_grown_too_large_are_named_when_nothing_is_found(shapes):
+    cfg = shapes_config(shapes, "MODEL.BACKBONE.CONV_BODY", "R-18-C4", "INPUT.MIN_SIZE_TEST", 64)
+    dataset = open_shapes(shapes, cfg)
+    model = build_detector(cfg).train()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(
+        ConvbodyError, match="nothing was found .*float32 .*though all weights are finite"
+    ) as caught:
+        evaluate(model, dataset, cfg)
+    assert "\n" not in str(caught.value) and model.training
 
 
 def test_proposals_are_scored_with_rpn_only(shapes):
