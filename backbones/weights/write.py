@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from backbones.weights.read import CONTRACT, Names, counts
 from backbones.weights.report import grouped
 from backbones.weights.rules import Lineage, Renamed, State, changed
 from registry import ConvbodyError
-from registry.errors import nearest_phrase
+from registry.errors import in_one_line, nearest_phrase
 
 SUFFIXES = (".pth", ".safetensors", ".pkl")
 
@@ -108,8 +109,9 @@ def write_tensors(
             save_file(tensors, file, {name: json.dumps(value) for name, value in record.items()})
         else:
             file.write_bytes(_pickled(tensors, lineage, record))
-    except OSError as error:
-        raise ConvbodyError(f"cannot write {file}: {error.strerror}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a failed write
+        reason = getattr(error, "strerror", None) or in_one_line(error)
+        raise ConvbodyError(f"cannot write {file}: {reason}") from error
 
 
 def _pickled(state: Mapping[str, Tensor], lineage: str, record: Mapping[str, Any]) -> bytes:

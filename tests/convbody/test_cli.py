@@ -106,3 +106,37 @@ def test_processes_started_by_torchrun_are_one_group(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "[0, 1]"
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_fail_alike_one_says_so_and_a_lost_one_is_one_line(tmp_path):
+    """An error of the main process is its alone to print; where a process is killed, the other says that."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        "from convbody.cli import run\n"
+        "from registry import ConvbodyError\n"
+        "def fail():\n"
+        "    raise ConvbodyError('no such thing')\n"
+        "def main():\n"
+        "    from convbody.training import distributed\n"
+        "    if sys.argv[1] == 'fail':\n"
+        "        distributed.on_main(fail)\n"
+        "    if distributed.is_main():\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    distributed.barrier()\n"
+        "run(main)\n"
+    )
+
+    def lines(what):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [*launcher, program, what], timeout=120, capture_output=True, cwd=ROOT, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert f'File "{program}"' not in done.stderr, "no traceback of a process of the run"
+        return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+    assert lines("fail") == ["error: no such thing"]
+    assert lines("die") == ["error: another process of this run has ended; its output says why"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from convbody.detection.evaluation.matching import OperatingPoint
 from convbody.detection.lettering import drawable
+from convbody.training.output import writing
 from registry import ConvbodyError
 
 
@@ -39,12 +40,16 @@ class EvaluationResult:
     """What was wrong with each image that could not be read; they count for nothing."""
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json`` (all but the detections) and ``predictions.json`` (COCO results format)."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write ``metrics.json`` (all but the detections) and ``predictions.json`` (COCO results format).
+
+        Raises OutputError where they cannot be written.
+        """
         numbers = dataclasses.asdict(self)
         predictions = numbers.pop("predictions")
-        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-        (folder / "predictions.json").write_text(json.dumps(predictions, allow_nan=False) + "\n")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "metrics.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+            (folder / "predictions.json").write_text(json.dumps(predictions, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationResult:

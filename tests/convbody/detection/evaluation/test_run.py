@@ -159,6 +159,9 @@ def test_files_hold_what_the_result_holds(shapes, tmp_path):
     assert json.loads((folder / "metrics.json").read_text())["metrics"] == results["shapes"].metrics
     with pytest.raises(ConvbodyError, match="no evaluation to read in .*elsewhere"):
         EvaluationResult.load(tmp_path / "elsewhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConvbodyError, match="cannot write .*file/shapes: Not a directory"):
+        results["shapes"].save(tmp_path / "file" / "shapes")
 
 
 def test_metrics_of_several_data_sets_carry_their_names(shapes):
