@@ -11,11 +11,23 @@ _LONGEST = 200  # characters of a value in a message
 
 
 class ConvbodyError(Exception):
-    """Base of every error that a user can cause and mend. Programs print it as one line and exit with 2."""
+    """Base of every error that a user can cause and mend. Programs print it as one line and exit with 2.
+
+    ``details`` are for what has several parts: a line each below the first.
+    """
+
+    def __init__(self, *args: object, details: Iterable[str] = ()) -> None:
+        super().__init__(*args)
+        self.details = tuple(details)
+
+    @property
+    def message(self) -> str:
+        """The first line."""
+        return str(self.args[0]) if self.args else ""
 
     def __str__(self) -> str:
         # KeyError, a second base of some subclasses, would print the repr of the message.
-        return str(self.args[0]) if self.args else ""
+        return "\n  ".join((self.message, *self.details))
 
 
 class UnknownNameError(ConvbodyError, KeyError):

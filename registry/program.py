@@ -28,8 +28,8 @@ class Stopped(KeyboardInterrupt):
 def status_of(main: Callable[[], int | None]) -> int:
     """Calls ``main`` and gives the exit status of the program.
 
-    What ``main`` returns (None: 0); 2 after a ConvbodyError, which is printed as one line; after SIGTERM and
-    Ctrl-C 128 + the number of the signal (143, 130); 128 + 13 where the reader of the output has gone, such
+    What ``main`` returns (None: 0); 2 after a ConvbodyError, of which the message and each detail is printed
+    as one line; after SIGTERM and Ctrl-C 128 + the number of the signal (143, 130); 128 + 13 where the reader of the output has gone, such
     as ``head``.
     """
     with _StopSignals() as stop:
@@ -38,7 +38,8 @@ def status_of(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()
             return status
         except ConvbodyError as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            lines = (f"error: {error.message}", *(f"  {detail}" for detail in error.details))
+            print("\n".join(map(printable, lines)), file=sys.stderr)
             return 2
         except BaseException as error:
             # What a signal interrupts may fail in its own words, such as the import of a compiled module.

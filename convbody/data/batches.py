@@ -14,7 +14,8 @@ from convbody.data.sampler import BatchPlan
 from convbody.data.unread import Loaded, Unread, WithSubstitutes, skips_unread
 from convbody.data.workers import drawn
 from convbody.training.distributed import device_for, rank, world_size
-from registry import Config, ConfigError, ConvbodyError
+from convbody.training.settings import check_batches
+from registry import Config, ConvbodyError
 
 Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
@@ -38,14 +39,7 @@ class NumberedBatches(Generic[Batch]):
         collate: Callable[[list[Sample]], Batch],
     ) -> None:
         """Raises ConfigError for a batch size that the processes cannot share."""
-        processes = world_size()
-        if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
-            raise ConfigError(
-                f"a batch must hold at least one image, and the same number for each of {processes} "
-                "process(es)",
-                "SOLVER.IMS_PER_BATCH",
-                cfg,
-            )
+        check_batches(cfg)
         self.unread = Unread()
         self._plan = BatchPlan(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
         self._dataset: Dataset[Any] = WithSubstitutes(dataset, groups) if skips_unread(cfg) else dataset

@@ -68,6 +68,26 @@ class WithSubstitutes(Dataset[Loaded[Sample] | ConvbodyError]):
         return [int(members[place]) for place in order if members[place] != draw.image]
 
 
+def first_readable(cfg: Config, samples: Iterable[Sample | ConvbodyError], count: int) -> list[Sample]:
+    """The first ``count`` samples; without those that cannot be read, where DATASETS.ON_ERROR says so.
+
+    Raises ConvbodyError: the error among the samples, the last of 100 in a row, or that there is no other.
+    """
+    skips, found, failures = skips_unread(cfg), list[Sample](), 0
+    for sample in samples:
+        if isinstance(sample, ConvbodyError):
+            failures += 1
+            if not (skips and isinstance(sample, DataError)) or failures == _TRIES:
+                raise sample
+            continue
+        found.append(sample)
+        if len(found) == count:
+            break
+    if not found:
+        raise DataError("no image can be read")
+    return found
+
+
 class Unread:
     """The images that this process has left out, each counted and named once."""
 

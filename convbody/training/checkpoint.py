@@ -82,6 +82,15 @@ def read_checkpoint(path: Path, kind: type[Weights] = Weights) -> dict[str, Any]
     return payload
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """What ``read_checkpoint`` gives, unverified and without reading its tensors; {} where it fails."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # unpickling damaged bytes fails in any way, and read_checkpoint says how
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
 @dataclass(frozen=True)
 class Found:
     """A checkpoint that can be used, and newer files that cannot, each with the reason."""

@@ -26,10 +26,11 @@ from convbody.training.prefetch import on_device
 from convbody.training.rescue import common, rescued
 from convbody.training.resume import begin
 from convbody.training.schedule import Stages, build_optimizer, learning_rate, set_learning_rate
+from convbody.training.settings import SETTINGS
 from convbody.training.signals import StopRequest
 from convbody.training.state import IterationStart, TrainingState
 from convbody.training.step import NonFiniteLossError, Outcome, Step, autocast_dtype
-from registry import Config, ConfigError, ConvbodyError
+from registry import Config, ConvbodyError
 
 Batch = TypeVar("Batch")
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ def train(
     """
     solver, folder = cfg.SOLVER, Path(output_dir)
     setup_logging(folder)
-    if solver.ACCUMULATE < 1:
-        raise ConfigError("an iteration needs at least one batch", "SOLVER.ACCUMULATE", cfg)
+    for check in SETTINGS:
+        check(cfg)
     device = distributed.device_for(cfg)
     model.to(device).train()
     distributed.broadcast_state(model)

@@ -11,12 +11,17 @@ import time
 from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from convbody.training import distributed
 from convbody.training.output import writing
+from registry import ConfigError
+from registry.errors import in_one_line
+
+if TYPE_CHECKING:
+    from convbody.training.tensorboard import Board
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +44,7 @@ class MetricsLog:
         self._board: Any = None
         distributed.on_main(lambda: self._begin(rows))
         if tensorboard and distributed.is_main():
-            from convbody.training.tensorboard import Board  # slow to import, so only where it is used
-
-            self._board = Board(folder / "tensorboard", purge_step=start + 1 if start else None)
+            self._board = board_type()(folder / "tensorboard", purge_step=start + 1 if start else None)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -79,6 +82,18 @@ class MetricsLog:
     def _append(self, row: dict[str, Any]) -> None:
         with writing(self._path), open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def board_type() -> type[Board]:
+    """What writes for TensorBoard. Raises ConfigError where TensorBoard cannot be loaded."""
+    try:
+        from convbody.training.tensorboard import Board  # slow to import, so only where it is used
+    except Exception as error:  # versions that do not fit each other fail in many ways
+        raise ConfigError(
+            f"TensorBoard cannot be loaded ({in_one_line(error)}); pip install tensorboard, or set False",
+            "SOLVER.TENSORBOARD",
+        ) from error
+    return Board
 
 
 def _rows_until(path: Path, last: int) -> list[dict[str, Any]]:

@@ -43,17 +43,11 @@ def shard(cfg: Config, models: Sequence[nn.Module], stages: Stages) -> None:
     while it computes, the rest's for a whole iteration. Build the optimiser afterwards.
 
     Raises:
-        ConfigError: no such way, or one that cannot be gone with this DTYPE or model.
+        ConfigError: the model cannot be divided.
     """
-    if cfg.SOLVER.PARALLEL not in ("ddp", "fsdp"):
-        raise ConfigError("no such way to train in parallel; use ddp or fsdp", PARALLEL_KEY, cfg)
     if cfg.SOLVER.PARALLEL != "fsdp" or distributed.world_size() == 1:
         return
-    if cfg.DTYPE == "float16":
-        raise ConfigError("fsdp does not scale the loss of float16; use bfloat16 or ddp", PARALLEL_KEY, cfg)
-    for name, parameter in models[0].named_parameters():
-        if parameter.ndim == 0:
-            raise ConfigError(f"fsdp cannot divide the scalar {name}; use ddp", PARALLEL_KEY, cfg)
+    check_divisible(cfg, models[0])
     from torch.distributed.fsdp import fully_shard  # takes a second
 
     paths = {module: path for path, module in models[0].named_modules()}
@@ -66,6 +60,23 @@ def shard(cfg: Config, models: Sequence[nn.Module], stages: Stages) -> None:
         for path in parts:
             fully_shard(model.get_submodule(path), mesh=mesh)
         fully_shard(model, mesh=mesh)
+
+
+def check_parallel(cfg: Config) -> None:
+    """Raises ConfigError for no such way to train, or one that cannot be gone with this DTYPE."""
+    if cfg.SOLVER.PARALLEL not in ("ddp", "fsdp"):
+        raise ConfigError("no such way to train in parallel; use ddp or fsdp", PARALLEL_KEY, cfg)
+    if cfg.SOLVER.PARALLEL == "fsdp" and distributed.world_size() > 1 and cfg.DTYPE == "float16":
+        raise ConfigError("fsdp does not scale the loss of float16; use bfloat16 or ddp", PARALLEL_KEY, cfg)
+
+
+def check_divisible(cfg: Config, model: nn.Module) -> None:
+    """Raises ConfigError where several processes are to divide a model that cannot be divided."""
+    if cfg.SOLVER.PARALLEL != "fsdp" or distributed.world_size() == 1:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 0:
+            raise ConfigError(f"fsdp cannot divide the scalar {name}; use ddp", PARALLEL_KEY, cfg)
 
 
 def _can_be_a_part(module: nn.Module, paths: dict[nn.Module, str]) -> bool:

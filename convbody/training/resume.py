@@ -83,6 +83,14 @@ def begin(run: Run, checkpoints: CheckpointFolder, resume: bool) -> int:
     return iteration
 
 
+def check_begin(run: Run, checkpoints: CheckpointFolder, resume: bool) -> None:
+    """Raise the CheckpointError that ``begin`` would raise; on the main process, and nothing is changed."""
+    if resume:
+        checkpoints.newest(run.kind, run.check)
+    else:
+        _refuse_earlier(checkpoints)
+
+
 def config_changes(old: str, new: str) -> list[str]:
     """The keys, but for those of no consequence, that two dumped configs differ in: "KEY was OLD, is NEW"."""
     before, after = config_keys(old), config_keys(new)

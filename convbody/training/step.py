@@ -120,14 +120,18 @@ class Step:
             self._state.ema.update(self._state.model, done)
 
 
+def check_clipping(cfg: Config) -> None:
+    """Raises ConfigError for a way to clip gradients that there is not."""
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE not in ("norm", "value"):
+        raise ConfigError("no such way to clip; use norm or value", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", cfg)
+
+
 @torch.no_grad()
 def _clip(cfg: Config, model: nn.Module) -> None:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.CLIP_TYPE == "norm":
         nn.utils.clip_grad_norm_(model.parameters(), clip.CLIP_VALUE, clip.NORM_TYPE)
-    elif clip.CLIP_TYPE == "value":
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parallel.local(parameter.grad).clamp_(-clip.CLIP_VALUE, clip.CLIP_VALUE)
-    else:
-        raise ConfigError("no such way to clip; use norm or value", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", cfg)
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parallel.local(parameter.grad).clamp_(-clip.CLIP_VALUE, clip.CLIP_VALUE)

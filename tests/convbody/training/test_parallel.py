@@ -127,7 +127,7 @@ def test_one_process_has_the_whole_model(tmp_path, same_weights):
 def test_what_cannot_be_is_an_error(changes, message, monkeypatch):
     monkeypatch.setattr("convbody.training.distributed.world_size", lambda: 2)
     with pytest.raises(ConfigError, match=message):
-        parallel.shard(toy.config(**changes), [toy.network()], [])
+        parallel.check_parallel(toy.config(**changes))
 
 
 def test_a_scalar_cannot_be_divided(monkeypatch):
