@@ -29,8 +29,8 @@ def status_of(main: Callable[[], int | None]) -> int:
     """Calls ``main`` and gives the exit status of the program.
 
     What ``main`` returns (None: 0); 2 after a ConvbodyError, of which the message and each detail is printed
-    as one line; after SIGTERM and Ctrl-C 128 + the number of the signal (143, 130); 128 + 13 where the reader of the output has gone, such
-    as ``head``.
+    as one line; after SIGTERM and Ctrl-C 128 + the number of the signal (143, 130); 128 + 13 where the reader
+    of the output has gone, such as ``head``.
     """
     with _StopSignals() as stop:
         try:

@@ -71,11 +71,17 @@ def latency(args: argparse.Namespace) -> None:
 def train_parser() -> argparse.ArgumentParser:
     parser = cli.common_parser("Trains the supernet and the choice among its candidates, into OUTPUT_DIR.")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="check all that can be, train nothing")
     return parser
 
 
 def train(args: argparse.Namespace) -> int:
     cfg = cli.load_config(args)
+    if args.dry_run:
+        from convbody.search.preflight import dry_run
+
+        dry_run(cfg, resume=args.resume)
+        return
     from convbody.search.train import search
 
     return search(cfg, resume=args.resume).exit_status

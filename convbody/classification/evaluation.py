@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from backbones.weights import deferred_init
-from convbody.classification.data.loader import Batch, eval_batches, open_datasets
+from convbody.classification.data.loader import (
+    Batch,
+    Known,
+    eval_batches,
+    first_batch,
+    open_test_sets,
+)
 from convbody.classification.data.sets import LabelledImages
 from convbody.classification.model import build_classifier, network_input
 from convbody.data.errors import DataError
 from convbody.data.exif_choice import for_testing
 from convbody.data.unread import Unread
+from convbody.training.class_rows import CLASSES
 from convbody.training.distributed import all_gather_object, device_for
 from convbody.training.finite import require_finite
 from convbody.training.logging import setup_logging
@@ -23,6 +30,8 @@ from convbody.training.step import autocast_dtype
 from convbody.training.trained import load_trained_weights
 from registry import Config, ConfigError
 
+#: What ``evaluate`` gives of each data set.
+METRICS = ("top1", "top5")
 logger = logging.getLogger(__name__)
 
 
@@ -47,8 +56,10 @@ def evaluate(model: nn.Module, cfg: Config, sets: Iterable[LabelledImages]) -> d
 def evaluate_checkpoint(cfg: Config) -> dict[str, float]:
     """``evaluate`` on DATASETS.TEST of trained weights; ``load_trained_weights`` says which.
 
+    Classes are those that the weights' file names; a test set may have fewer of them.
+
     Raises:
-        ConvbodyError: no data set, no weights, or not all those of this classifier.
+        ConvbodyError: no data set, no weights, not all those of this classifier, or other classes.
     """
     setup_logging(Path(cfg.OUTPUT_DIR))
     if not cfg.DATASETS.TEST:
@@ -56,18 +67,30 @@ def evaluate_checkpoint(cfg: Config) -> dict[str, float]:
     with deferred_init():
         model = build_classifier(cfg)
         used = load_trained_weights(model, cfg)
-    sets = open_datasets(for_testing(cfg, used.notes), "DATASETS.TEST")
+    classes = used.notes.get(CLASSES)
+    known = None if classes is None else Known(tuple(map(str, classes)), used.file)
+    sets = open_test_sets(for_testing(cfg, used.notes), known)
     return evaluate(model.to(device_for(cfg)).eval(), cfg, sets)
+
+
+@torch.no_grad()
+def accuracy_of_two(model: nn.Module, cfg: Config, images: LabelledImages) -> dict[str, float]:
+    """The same of the first two images of a data set, in this process alone."""
+    return _shares(_counts(model, cfg, first_batch(cfg, images, 2)))
 
 
 def _accuracy(model: nn.Module, cfg: Config, images: LabelledImages) -> dict[str, float]:
     unread = Unread()
-    counts = all_gather_object(_counts(model, cfg, eval_batches(cfg, images, unread)))
+    counts = torch.stack(all_gather_object(_counts(model, cfg, eval_batches(cfg, images, unread)))).sum(0)
     unread.report(f"the evaluation of {images.name}")
-    top1, top5, total = torch.stack(counts).sum(0).tolist()
-    if not total:
+    if not counts[-1]:
         raise DataError(f"no image of data set {images.name!r} could be read")
-    return {"top1": top1 / total, "top5": top5 / total}
+    return _shares(counts)
+
+
+def _shares(counts: Tensor) -> dict[str, float]:
+    top1, top5, total = counts.tolist()
+    return dict(zip(METRICS, (top1 / total, top5 / total), strict=True))
 
 
 def _counts(model: nn.Module, cfg: Config, batches: Iterable[Batch]) -> Tensor:

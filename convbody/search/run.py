@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from convbody.classification.data.loader import Batch
-from convbody.classification.train import classifier_losses
+from convbody.classification.initial import classifier_losses
 from convbody.search.checkpoint import SearchCheckpoint
 from convbody.search.choice import adapted_beta, gumbel_shares, pressure, search_loss, targeted_loss
 from convbody.search.latency import Latencies
@@ -52,8 +53,15 @@ class SearchRun:
     kind = SearchCheckpoint
 
     def __init__(
-        self, cfg: Config, space: SearchSpace, table: Latencies, model: Supernet, plan: Timetable
+        self,
+        cfg: Config,
+        space: SearchSpace,
+        table: Latencies,
+        model: Supernet,
+        plan: Timetable,
+        notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        """``notes`` are plain values that every checkpoint has."""
         self._dtype = autocast_dtype(cfg)
         if self._dtype is torch.float16:
             raise ConfigError("use float32 or bfloat16", "DTYPE", cfg)
@@ -70,6 +78,7 @@ class SearchRun:
         self.beta = float(cfg.SEARCH.BETA)
         self.sums: dict[str, float] = {}
         self.gradient = torch.zeros_like(model.theta, device="cpu")
+        self.notes = notes
 
     def temperature(self, epoch: int) -> float:
         """Of the Gumbel-softmax in an epoch; it falls from the first one that trains the choice on."""
@@ -80,7 +89,7 @@ class SearchRun:
         """One step of the weights, which minimise the cross-entropy: latency is no function of theirs."""
         with torch.no_grad():
             shares = gumbel_shares(self.model.theta, self.temperature(epoch))
-        loss = self._cross_entropy(batch, shares)
+        loss = self.cross_entropy(batch, shares)
         loss.backward()
         _average_gradients(self.weights.parameters())
         set_learning_rate(self.weight_optimizer, self._rate(number))
@@ -92,7 +101,7 @@ class SearchRun:
         """One step of the choice, which minimises ``search_loss``, or with a target ``targeted_loss``."""
         node, theta = self.cfg.SEARCH, self.model.theta
         shares = gumbel_shares(theta, self.temperature(epoch))
-        cross_entropy, latency = self._cross_entropy(batch, shares), self.table.expected(shares)
+        cross_entropy, latency = self.cross_entropy(batch, shares), self.table.expected(shares)
         if node.TARGET_LATENCY > 0:
             exponent = pressure(self.beta, self.expected_latency(), node.TARGET_LATENCY)
             loss = targeted_loss(cross_entropy, latency, exponent)
@@ -151,6 +160,7 @@ class SearchRun:
         """A checkpoint's payload after ``step`` steps. Every process must call it."""
         distributed.broadcast_buffers(self.model)
         return {
+            **self.notes,
             "model": self.model.state_dict(),
             "iteration": step,
             "space": self.space.definition(self.likeliest()) | {"candidates": list(self.space.candidates)},
@@ -182,7 +192,8 @@ class SearchRun:
         set_random_states(self, payload, path)
         return int(payload["iteration"])
 
-    def _cross_entropy(self, batch: Batch, shares: Tensor) -> Tensor:
+    def cross_entropy(self, batch: Batch, shares: Tensor) -> Tensor:
+        """Of a batch, with these shares of the candidates."""
         device = self.model.theta.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype is not torch.float32):
             (loss,) = self._losses(Mixture(self.model, shares), batch).values()

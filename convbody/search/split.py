@@ -20,6 +20,11 @@ class Part(LabelledImages):
         super().__init__(images.name, images.class_names, [images.labels[index] for index in indices])
         self._images, self.indices = images, tuple(indices)
 
+    @property
+    def sizes(self) -> str:
+        """As the data set's."""
+        return self._images.sizes
+
     def load(self, index: int, channels: int) -> Tensor:
         """As the data set's."""
         return self._images.load(self.indices[index], channels)

@@ -6,20 +6,19 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from convbody.classification.data.loader import Batch, open_datasets, train_batches
+from convbody.classification.data.loader import Batch
 from convbody.classification.data.sets import LabelledImages
 from convbody.classification.evaluation import evaluate
-from convbody.search.latency import latencies
+from convbody.search.preflight import preflight
 from convbody.search.run import Mixture, SearchRun
-from convbody.search.space import space_from_cfg
-from convbody.search.split import Moment, split, timetable
-from convbody.search.supernet import build_supernet
+from convbody.search.split import Moment
 from convbody.training import distributed
 from convbody.training.checkpoint import CheckpointFolder
 from convbody.training.lock import one_run_per_folder
@@ -31,7 +30,7 @@ from convbody.training.rescue import draw, rescued
 from convbody.training.resume import begin
 from convbody.training.signals import StopRequest
 from convbody.training.step import NonFiniteLossError
-from registry import Config, ConfigError, ConvbodyError
+from registry import Config, ConvbodyError
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +60,17 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
         ConvbodyError: anything a user can mend, before the first step wherever it can be known by then.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    setup_logging()
+    with suppress(ConvbodyError):  # preflight finds it with all others
+        setup_logging(folder)
+    prepared = preflight(cfg, resume=resume)
     setup_logging(folder)
-    if not cfg.DATASETS.TRAIN:
-        raise ConfigError("no data set to train on", "DATASETS.TRAIN", cfg)
-    space = space_from_cfg(cfg)
-    table = latencies(cfg, space)
-    parts = split(cfg, open_datasets(cfg, "DATASETS.TRAIN"))
-    tests = open_datasets(cfg, "DATASETS.TEST")
-    plan = timetable(cfg, *(sum(map(len, part)) for part in parts))
-    torch.manual_seed(cfg.SEED)
-    model = build_supernet(cfg, space).to(distributed.device_for(cfg)).train()
+    run, plan, model = prepared.run, prepared.run.plan, prepared.run.model
     distributed.broadcast_state(model)
-    run = SearchRun(cfg, space, table, model, plan)
     checkpoints = CheckpointFolder(folder / "checkpoints", cfg.SOLVER.KEEP_CHECKPOINTS)
     start = begin(run, checkpoints, resume)
     write_config(cfg, folder)
-    batches = [train_batches(cfg, part) for part in parts]
-    streams = _Streams(batches)
+    streams = _Streams(prepared.batches)
 
     def save(step: int) -> Path:
         payload = run.capture(step)
@@ -102,7 +95,7 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
             epoch = moment.epoch + 1 if done == plan.steps_before(moment.epoch + 1) else 0
             if epoch:
                 try:
-                    _report(run, tests, log, done, epoch)
+                    _report(run, prepared.test_sets, log, done, epoch)
                 except OutputError as error:
                     raise rescued(error, save, done) from None
             if stopped_by or done == plan.total or _is_due(epoch, cfg.SEARCH.CHECKPOINT_EPOCHS):
@@ -110,7 +103,7 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
             if stopped_by:
                 logger.info("stopped by a signal after step %d; --resume goes on from there", done)
                 return SearchResult(done, model.theta.detach().cpu(), stopped_by)
-    for part in batches:
+    for part in prepared.batches:
         part.unread.report("training")
     return SearchResult(plan.total, model.theta.detach().cpu(), stop.signal)
 

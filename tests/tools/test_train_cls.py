@@ -27,7 +27,7 @@ def train_cls(*arguments, **variables):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, words, tmp_path):
-    done = train_cls("--config-file", DIGITS, "OUTPUT_DIR", tmp_path, *arguments)
+    done = train_cls("--config-file", DIGITS, "OUTPUT_DIR", tmp_path, "DATASETS.TEST", "()", *arguments)
     assert done.returncode == 2
     assert all(word in done.stderr for word in words), done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
@@ -38,4 +38,6 @@ def test_missing_data_says_how_to_make_it(tmp_path):
         "--config-file", DIGITS, "OUTPUT_DIR", tmp_path, CONVBODY_DATASETS=str(tmp_path / "none")
     )
     assert done.returncode == 2
-    assert "tools/prepare_data.py digits" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    first, *findings = done.stderr.splitlines()
+    assert first == "error: 2 findings before the first iteration:"
+    assert all("tools/prepare_data.py digits" in line for line in findings) and len(findings) == 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, cycle
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from convbody.classification.data.sets import LabelledImages, open_images
 from convbody.classification.data.transforms import eval_transforms, train_transforms
 from convbody.classification.model import image_channels
 from convbody.data.batches import NumberedBatches, raising, without_unread
+from convbody.data.classes import check_known, check_same, listed
 from convbody.data.errors import DataError
 from convbody.data.sampler import Draw
-from convbody.data.unread import Unread, skips_unread
+from convbody.data.unread import Unread, first_readable, skips_unread
 from convbody.training.distributed import rank, world_size
 from registry import Config, ConfigError, ConvbodyError
 
@@ -26,24 +28,59 @@ Batch = tuple[Tensor, Tensor, list[str]]
 Sample = tuple[Tensor, int, str]
 
 
-def open_datasets(cfg: Config, key: str) -> list[LabelledImages]:
-    """The data sets that ``key``, DATASETS.TRAIN or DATASETS.TEST, names; all of NUM_CLASSES classes.
+@dataclass(frozen=True)
+class Known:
+    """The names of a classifier's classes by label, and in words where they are from, for messages."""
+
+    classes: tuple[str, ...]
+    owner: str
+
+
+def open_train_sets(cfg: Config, known: Known | None = None) -> list[LabelledImages]:
+    """The data sets of DATASETS.TRAIN, with the labels of ``known``, or of the first one's classes.
 
     Raises:
-        ConfigError: an unknown name, or data sets whose classes differ from each other or from the config.
+        ConfigError: no or an unknown name, or classes that are not the same in all of them and in
+            ``known``, or not as many as NUM_CLASSES.
         DataError: files that are missing or damaged, or that hold labels of no class.
     """
-    found = [open_images(find_entry(cfg, name, key)) for name in cfg.DATASETS[key.rpartition(".")[2]]]
-    for images in found:
-        if images.class_names != found[0].class_names:
-            raise ConfigError(f"{images.name} and {found[0].name} have different classes", key, cfg)
-        if len(images.class_names) != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
-            raise ConfigError(
-                f"data set {images.name!r} has {len(images.class_names)} classes",
-                "MODEL.CLASSIFIER.NUM_CLASSES",
-                cfg,
-            )
+    key = "DATASETS.TRAIN"
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("no data set to train on", key, cfg)
+    found: list[LabelledImages] = []
+    for name in cfg.DATASETS.TRAIN:
+        images = open_images(find_entry(cfg, name, key))
+        known = known or Known(images.class_names, f"data set {name!r}")
+        check_same(images.class_names, known.classes, f"data set {name!r}", known.owner, key, cfg)
+        found.append(images.with_classes(known.classes))
+    _check_count(cfg, found[0])
     return found
+
+
+def open_test_sets(cfg: Config, known: Known | None = None) -> list[LabelledImages]:
+    """The data sets of DATASETS.TEST, with the labels of ``known``, of whose classes they may lack some.
+
+    Without it, each has the labels of its own classes. Raises ConfigError and DataError as the training sets.
+    """
+    key = "DATASETS.TEST"
+    found = []
+    for name in cfg.DATASETS.TEST:
+        images = open_images(find_entry(cfg, name, key))
+        if known is not None:
+            check_known(images.class_names, known.classes, f"data set {name!r}", known.owner, key, cfg)
+            images = images.with_classes(known.classes)
+        _check_count(cfg, images)
+        found.append(images)
+    return found
+
+
+def _check_count(cfg: Config, images: LabelledImages) -> None:
+    if len(images.class_names) != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
+        raise ConfigError(
+            f"data set {images.name!r} has {len(images.class_names)} classes, {listed(images.class_names)}",
+            "MODEL.CLASSIFIER.NUM_CLASSES",
+            cfg,
+        )
 
 
 def train_batches(cfg: Config, sets: Sequence[LabelledImages]) -> NumberedBatches[Batch]:
@@ -73,6 +110,20 @@ def eval_batches(cfg: Config, images: LabelledImages, unread: Unread) -> Iterato
         unread.add(errors)
         if batch is not None:
             yield batch
+
+
+def first_batch(cfg: Config, images: LabelledImages, count: int) -> Iterator[Batch]:
+    """The first ``count`` images of a test set in one batch, read by this process itself."""
+    tested = EvalImages(cfg, images)
+    yield _collate(first_readable(cfg, (tested[index] for index in range(len(images))), count))
+
+
+def trial_batch(cfg: Config, sets: Sequence[LabelledImages]) -> Batch:
+    """Two training images, or one where a process has but one in a batch, which is no batch of the run."""
+    dataset = TrainImages(cfg, sets)
+    count = min(2, cfg.SOLVER.IMS_PER_BATCH // world_size())
+    samples = (dataset[Draw(index, cfg.SEED)] for index in cycle(range(len(dataset))))
+    return _collate(first_readable(cfg, samples, count))
 
 
 class TrainImages(Dataset[Sample | ConvbodyError]):

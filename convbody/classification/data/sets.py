@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,27 @@ class LabelledImages(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def with_classes(self, classes: Sequence[str]) -> LabelledImages:
+        """The same pictures with the labels that ``classes``, which have all of this set's, have by name."""
+        if tuple(classes) == self.class_names:
+            return self
+        label_of = {name: label for label, name in enumerate(classes)}
+        other = copy(self)
+        other.labels = tuple(label_of[self.class_names[label]] for label in self.labels)
+        other.class_names = tuple(classes)
+        return other
+
     def load(self, index: int, channels: int) -> Tensor:
         """Picture ``index``, uint8 (channels, H, W): 1 channel is grey, 3 are RGB. Raises DataError."""
         image = self._read(index)
         if channels == 1 and len(image) == 3:
             return functional.rgb_to_grayscale(image)
         return image.expand(channels, -1, -1)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> str:
+        """Width and height of the pictures, pixels, as far as they are known without reading them."""
 
     @abstractmethod
     def identify(self, index: int) -> str:
@@ -74,6 +90,11 @@ class ImagesInMemory(LabelledImages):
             raise DataError(f"data set {name!r} has {len(images)} images and {len(self.labels)} labels")
         self._images = images
 
+    @property
+    def sizes(self) -> str:
+        """That of all pictures."""
+        return f"{self._images.shape[3]}x{self._images.shape[2]}"
+
     def identify(self, index: int) -> str:
         """The name of the data set and the number of the picture."""
         return f"{self.name} {index}"
@@ -89,6 +110,11 @@ class ImagesInFolders(LabelledImages):
         super().__init__(name, folder.classes, folder.targets)
         self._rules = rules
         self._paths = [Path(path) for path, _ in folder.samples]
+
+    @property
+    def sizes(self) -> str:
+        """Not known."""
+        return "any"
 
     def identify(self, index: int) -> str:
         """The path."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from convbody.classification.data.loader import open_datasets
+from convbody.classification.data.loader import open_test_sets
 from convbody.classification.evaluation import evaluate
 
 
@@ -27,10 +27,10 @@ class Ranking(nn.Module):
 )
 def test_where_the_right_class_ranks(cls_cfg, below, top1, top5):
     cfg = cls_cfg({"TEST.IMS_PER_BATCH": 7})
-    assert evaluate(Ranking(below), cfg, open_datasets(cfg, "DATASETS.TEST")) == {"top1": top1, "top5": top5}
+    assert evaluate(Ranking(below), cfg, open_test_sets(cfg)) == {"top1": top1, "top5": top5}
 
 
 def test_several_sets_have_names(cls_cfg):
     cfg = cls_cfg({"DATASETS.TEST": ["bars_test", "bars_train"]})
-    metrics = evaluate(Ranking(0), cfg, open_datasets(cfg, "DATASETS.TEST"))
+    metrics = evaluate(Ranking(0), cfg, open_test_sets(cfg))
     assert metrics.keys() == {"bars_test/top1", "bars_test/top5", "bars_train/top1", "bars_train/top5"}

@@ -10,11 +10,12 @@ from ranks import run_ranks
 from backbones import build_backbone
 from backbones.weights import load_weights
 from backbones.weights.read import read_weights
-from convbody.classification import evaluation
+from convbody.classification import evaluation, initial
 from convbody.classification import train as recipe
-from convbody.classification.data.loader import open_datasets
+from convbody.classification.data.loader import Known, open_test_sets
 from convbody.classification.evaluation import evaluate_checkpoint
-from convbody.classification.train import build_initial_classifier, train_classifier, trained_contract
+from convbody.classification.initial import build_initial_classifier, trained_contract
+from convbody.classification.train import train_classifier
 from convbody.training import distributed
 from convbody.training.schedule import parameter_groups
 from registry import ConfigError, ConvbodyError, load_cfg
@@ -51,11 +52,11 @@ def test_what_was_done_with_orientations_is_recorded_and_done_again(cls_cfg, mon
     recipe.train_classifier(cfg)
     opened = []
 
-    def open_and_tell(cfg, key):
+    def open_and_tell(cfg, known):
         opened.append(cfg.DATASETS.EXIF)
-        return open_datasets(cfg, key)
+        return open_test_sets(cfg, known)
 
-    monkeypatch.setattr(evaluation, "open_datasets", open_and_tell)
+    monkeypatch.setattr(evaluation, "open_test_sets", open_and_tell)
     cfg.DATASETS.EXIF = "auto"
     evaluate_checkpoint(cfg)
     assert opened == ["apply"]
@@ -88,22 +89,39 @@ def test_the_body_is_a_weight_file_that_says_what_it_expects(cls_cfg):
         load_weights(backbone, file, other)
 
 
+def test_classes_travel_with_the_weights(cls_cfg):
+    cfg = cls_cfg()
+    trained = train_classifier(cfg).model.state_dict()
+    file = str(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pth")
+    names = read_weights(file).notes["classes"]
+    assert len(names) == 10 and names[3] == "3 - three"
+    other = cls_cfg({"MODEL.WEIGHT": file, "MODEL.CLASSIFIER.NUM_CLASSES": 3})
+    begun = build_initial_classifier(other, Known(("star", "3 - three", "0 - zero"), "the data"))
+    assert torch.equal(begun.fc.weight[1:], trained["fc.weight"][[3, 0]])
+    assert torch.equal(begun.fc.bias[1:], trained["fc.bias"][[3, 0]])
+    assert not any(torch.equal(begun.fc.weight[0], row) for row in trained["fc.weight"])
+    payload = torch.load(file, weights_only=True)
+    torch.save({**payload, "classes": ["ant", *names[1:]]}, file)
+    with pytest.raises(ConfigError, match=r"'bars_test' has the classes 0 - zero, .*best\.pth ant, 1 - "):
+        evaluate_checkpoint(cfg)
+
+
 @pytest.mark.parametrize("stop_at", [3, 6])
 def test_resumed_is_uninterrupted_to_the_bit(cls_cfg, tmp_path, monkeypatch, stop_at):
     """With all that draws random numbers; the run is left in the middle of an iteration."""
     whole = train_classifier(cls_cfg({**WHOLE_RECIPE, "OUTPUT_DIR": str(tmp_path / "whole")}))
     cfg = cls_cfg(WHOLE_RECIPE)
-    forward, calls = recipe.cross_entropy, 0
+    forward, calls = initial.cross_entropy, 0
 
     def dies(logits, targets):
         nonlocal calls
         calls += 1
-        if calls == stop_at:
+        if calls == 1 + stop_at:  # one is the preflight's
             raise KeyboardInterrupt
         return forward(logits, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "cross_entropy", dies)
+        patch.setattr(initial, "cross_entropy", dies)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(cfg)
     resumed = train_classifier(cfg, resume=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convbody.classification.data.loader import open_datasets, train_batches
+from convbody.classification.data.loader import open_train_sets, train_batches
 from convbody.search.split import Timetable, split, timetable
 from registry import ConfigError
 
@@ -15,7 +15,7 @@ def names(batches, count):
 
 def test_the_two_parts_share_no_image_and_leave_none_out(search_cfg):
     cfg = search_cfg()
-    sets = open_datasets(cfg, "DATASETS.TRAIN")
+    sets = open_train_sets(cfg)
     weights, theta = split(cfg, sets)
     assert [len(part) for part in (*weights, *theta)] == [32, 8]
     seen = [names(train_batches(cfg, part), count) for part, count in ((weights, 4), (theta, 1))]
@@ -25,7 +25,7 @@ def test_the_two_parts_share_no_image_and_leave_none_out(search_cfg):
 
 def test_a_part_has_the_pictures_and_labels_of_the_set(search_cfg):
     cfg = search_cfg()
-    (images,) = open_datasets(cfg, "DATASETS.TRAIN")
+    (images,) = open_train_sets(cfg)
     (part,), _ = split(cfg, [images])
     for index in (0, 7, 31):
         there = part.indices[index]
@@ -36,7 +36,7 @@ def test_a_part_has_the_pictures_and_labels_of_the_set(search_cfg):
 def test_the_split_follows_the_seed_alone(search_cfg):
     def chosen(seed):
         cfg = search_cfg({"SEED": seed})
-        return split(cfg, open_datasets(cfg, "DATASETS.TRAIN"))[0][0].indices
+        return split(cfg, open_train_sets(cfg))[0][0].indices
 
     assert chosen(0) == chosen(0) != chosen(1)
 
@@ -45,7 +45,7 @@ def test_the_split_follows_the_seed_alone(search_cfg):
 def test_a_part_without_images_is_an_error(search_cfg, share):
     cfg = search_cfg({"SEARCH.WEIGHT_SHARE": share})
     with pytest.raises(ConfigError, match="SEARCH.WEIGHT_SHARE"):
-        split(cfg, open_datasets(cfg, "DATASETS.TRAIN"))
+        split(cfg, open_train_sets(cfg))
 
 
 def test_weights_train_alone_first_then_in_turns():

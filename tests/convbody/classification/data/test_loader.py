@@ -22,7 +22,7 @@ AUGMENTED = {
 
 
 def train(cfg):
-    return loader.train_batches(cfg, loader.open_datasets(cfg, "DATASETS.TRAIN"))
+    return loader.train_batches(cfg, loader.open_train_sets(cfg))
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -40,7 +40,7 @@ def test_a_batch_depends_on_its_number_alone(cls_cfg, workers):
 
 def test_without_augmentation_images_come_as_they_are(cls_cfg):
     cfg = cls_cfg()
-    (bars,) = loader.open_datasets(cfg, "DATASETS.TRAIN")
+    (bars,) = loader.open_train_sets(cfg)
     images, labels, names = next(train(cfg)(0))
     assert images.dtype == torch.uint8 and images.shape == (8, 1, 8, 8)
     for image, label, name in zip(images, labels.tolist(), names, strict=True):
@@ -50,7 +50,7 @@ def test_without_augmentation_images_come_as_they_are(cls_cfg):
 
 def test_padding_moves_the_image(cls_cfg):
     images, _, names = next(train(cls_cfg({"INPUT.CLASSIFICATION.PAD": 4}))(0))
-    plain = loader.open_datasets(cls_cfg(), "DATASETS.TRAIN")[0]
+    plain = loader.open_train_sets(cls_cfg())[0]
     assert images.shape == (8, 1, 8, 8)
     assert any(
         not torch.equal(i, plain.load(int(n.split()[1]), 1)) for i, n in zip(images, names, strict=True)
@@ -95,7 +95,7 @@ def test_pictures_of_any_size_become_the_central_square(cls_cfg, bars_root):
             "MODEL.CLASSIFIER.NUM_CLASSES": 2,
         }
     )
-    (pets,) = loader.open_datasets(cfg, "DATASETS.TEST")
+    (pets,) = loader.open_test_sets(cfg)
     ((images, labels, _),) = loader.eval_batches(cfg, pets, Unread())
     assert images.shape == (2, 3, 8, 8) and labels.tolist() == [0, 1]
     assert images[0, :, 4, 4].tolist() == [10, 20, 30]
@@ -113,7 +113,7 @@ def test_pictures_of_any_size_become_the_central_square(cls_cfg, bars_root):
     [
         (
             {"MODEL.CLASSIFIER.NUM_CLASSES": 9},
-            r"'bars_train' has 10 classes \(MODEL.CLASSIFIER.NUM_CLASSES = 9",
+            r"'bars_train' has 10 classes, 0 - zero, 1 - one, .* \(MODEL.CLASSIFIER.NUM_CLASSES = 9",
         ),
         ({"DATASETS.TRAIN": ["bars"]}, "nearest: bars_t"),
         ({"SOLVER.IMS_PER_BATCH": 0}, "SOLVER.IMS_PER_BATCH"),
@@ -136,4 +136,49 @@ def test_a_mistake_names_the_key(cls_cfg, changes, message):
 def test_a_test_crop_larger_than_its_image_is_refused(cls_cfg):
     cfg = cls_cfg({"INPUT.CLASSIFICATION.RESIZE_TEST": 7})
     with pytest.raises(ConfigError, match="RESIZE_TEST"):
-        next(loader.eval_batches(cfg, loader.open_datasets(cfg, "DATASETS.TEST")[0], Unread()))
+        next(loader.eval_batches(cfg, loader.open_test_sets(cfg)[0], Unread()))
+
+
+@pytest.fixture
+def pets(bars_root, cls_cfg):
+    """``pets({set: classes}, {KEY: value})``: a config with folders that have a picture for each class."""
+
+    def make(sets, changes=None):
+        options = {"INPUT.PIXEL_MEAN": [0.0] * 3, "INPUT.PIXEL_STD": [1.0] * 3} | (changes or {})
+        for name, classes in sets.items():
+            for shade, kind in enumerate(classes):
+                (bars_root / name / kind).mkdir(parents=True)
+                Image.new("RGB", (8, 8), (10 * shade, 20, 30)).save(bars_root / name / kind / "x.png")
+            catalog = f"DATASETS.CLASSIFICATION_CATALOG.{name}"
+            options |= {f"{catalog}.layout": "folder", f"{catalog}.root": name}
+        return cls_cfg(options)
+
+    return make
+
+
+def test_a_test_set_may_lack_classes_and_has_the_labels_of_the_training(pets):
+    sets = {"train": ["cat", "dog", "fox"], "test": ["dog", "fox"]}
+    keys = {"DATASETS.TRAIN": ["train"], "DATASETS.TEST": ["test"], "MODEL.CLASSIFIER.NUM_CLASSES": 3}
+    cfg = pets(sets, keys)
+    (train,) = loader.open_train_sets(cfg)
+    (test,) = loader.open_test_sets(cfg, loader.Known(train.class_names, "train"))
+    assert (test.class_names, test.labels) == (("cat", "dog", "fox"), (1, 2))
+    assert test.identify(0).endswith("dog/x.png")
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (
+            {"train": ["cat", "dog"], "test": ["cow", "dog"]},
+            "'test' has the classes cow, dog, .* without cow",
+        ),
+        ({"train": ["cat", "dog"], "more": ["cat"]}, "'more' has the classes cat, and .* with dog, too"),
+    ],
+)
+def test_classes_are_compared_by_name(pets, sets, words):
+    names = {"DATASETS.TRAIN": [name for name in sets if name != "test"], "DATASETS.TEST": ["test"]}
+    cfg = pets(sets, {**names, "MODEL.CLASSIFIER.NUM_CLASSES": 2})
+    with pytest.raises(ConfigError, match=words):
+        train = loader.open_train_sets(cfg)
+        loader.open_test_sets(cfg, loader.Known(train[0].class_names, "train"))
