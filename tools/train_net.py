@@ -17,6 +17,7 @@ from convbody import cli
 def main() -> int:
     parser = cli.common_parser(__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="check all that can be, train nothing")
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate as tools/test_net.py does, train nothing"
     )
@@ -26,6 +27,10 @@ def main() -> int:
         from convbody.detection.evaluation import evaluate_checkpoint
 
         evaluate_checkpoint(cfg)
+    elif args.dry_run:
+        from convbody.detection.preflight import dry_run
+
+        dry_run(cfg, resume=args.resume)
     else:
         from convbody.detection.train import train_detector
 

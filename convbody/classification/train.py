@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from convbody.training.checkpoint import CheckpointFolder, read_checkpoint
 from convbody.training.lock import one_run_per_folder
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
-from registry import Config, ConvbodyError
+from registry import Config
 
 #: What a run leaves in OUTPUT_DIR for MODEL.WEIGHT of another.
 BODY_FILE = "body.pth"
@@ -38,9 +37,7 @@ def train_classifier(cfg: Config, *, resume: bool = False) -> TrainResult:
         ConvbodyError: anything a user can mend, before the first iteration wherever it can be known by then.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    setup_logging()
-    with suppress(ConvbodyError):  # preflight finds it with all others
-        setup_logging(output_dir)
+    setup_logging(output_dir)
     run = preflight(cfg, resume=resume)
     result = train(
         cfg,

@@ -12,7 +12,7 @@ from convbody.detection.data.catalog import catalog, labels_by_id
 from convbody.detection.data.category_entries import categories_of
 from convbody.detection.data.labels import classes_of, shown
 from convbody.detection.model import Detector, build_detector
-from convbody.training.class_rows import CLASSES, KEYPOINTS
+from convbody.training.class_rows import CLASSES
 from convbody.training.distributed import device_for
 from convbody.training.trained import TrainedWeights, load_trained_weights
 from registry import Config, ConfigError
@@ -27,12 +27,9 @@ class Trained(NamedTuple):
     @property
     def known(self) -> Known | None:
         """The classes and keypoints that the weights' file records; None where it does not."""
-        classes = self.weights.notes.get(CLASSES)
-        if classes is None or self.model.needs.num_classes is None:
+        if self.model.needs.num_classes is None:
             return None
-        return Known(
-            classes, [name or "" for name in self.weights.notes.get(KEYPOINTS, ())], self.weights.file
-        )
+        return Known.of(self.weights.notes, self.weights.file)
 
 
 def load_trained(cfg: Config, weights: Path | str | None = None) -> Trained:

@@ -6,7 +6,6 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +59,8 @@ def search(cfg: Config, *, resume: bool = False) -> SearchResult:
         ConvbodyError: anything a user can mend, before the first step wherever it can be known by then.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    setup_logging()
-    with suppress(ConvbodyError):  # preflight finds it with all others
-        setup_logging(folder)
-    prepared = preflight(cfg, resume=resume)
     setup_logging(folder)
+    prepared = preflight(cfg, resume=resume)
     run, plan, model = prepared.run, prepared.run.plan, prepared.run.model
     distributed.broadcast_state(model)
     checkpoints = CheckpointFolder(folder / "checkpoints", cfg.SOLVER.KEEP_CHECKPOINTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -26,6 +26,7 @@ from convbody.detection.data.geometry import flip_order
 from convbody.detection.data.labels import class_names
 from convbody.detection.data.transforms import train_transforms
 from convbody.detection.inputs import TargetNeeds
+from convbody.training.class_rows import CLASSES, KEYPOINTS
 from convbody.training.distributed import is_main
 from registry import Config, ConfigError, ConvbodyError
 
@@ -43,6 +44,13 @@ class Known:
     classes: ClassNames
     keypoints: Sequence[str]
     owner: str
+
+    @classmethod
+    def of(cls, notes: Mapping[str, ClassNames], owner: str) -> Known | None:
+        """What the lists of names in the file ``owner`` tell; None where it has none of classes."""
+        if CLASSES not in notes:
+            return None
+        return cls(notes[CLASSES], [name or "" for name in notes.get(KEYPOINTS, ())], owner)
 
 
 def build_test_dataset(cfg: Config, name: str, known: Known | None = None) -> CocoDataset:
@@ -85,15 +93,15 @@ def train_datasets(cfg: Config, known: Known | None = None) -> list[CocoDataset]
     return datasets
 
 
-def build_train_batches(cfg: Config, datasets: Sequence[CocoDataset] | None = None) -> NumberedBatches[Batch]:
+def build_train_batches(cfg: Config, dataset: TrainDataset | None = None) -> NumberedBatches[Batch]:
     """The training batches of this process, as :class:`convbody.data.batches.NumberedBatches` has them.
 
     Each is ``(images, targets)`` as a detector takes them: images float32 (3, H, W), RGB in 0-1, already
-    augmented and resized. ``datasets`` are those of DATASETS.TRAIN where they have been opened already.
+    augmented and resized. ``dataset`` is of DATASETS.TRAIN where these have been opened already.
     """
-    dataset = TrainDataset(cfg, train_datasets(cfg) if datasets is None else datasets)
+    dataset = dataset or TrainDataset(cfg, train_datasets(cfg))
     groups = dataset.groups(cfg.DATALOADER.ASPECT_RATIO_GROUPING)
-    return NumberedBatches(cfg, dataset, groups, _collate)
+    return NumberedBatches(cfg, dataset, groups, collate)
 
 
 def check_class_count(cfg: Config, needs: TargetNeeds, dataset: CocoDataset) -> None:
@@ -125,7 +133,8 @@ class TrainDataset(Dataset[Sample | ConvbodyError]):
                 key="DATASETS.TRAIN",
                 cfg=cfg,
             )
-        self.transforms = train_transforms(cfg, flip_order(self.datasets[0].keypoint_names))
+        self.flip_order = flip_order(self.datasets[0].keypoint_names)
+        self.transforms = train_transforms(cfg, self.flip_order)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -141,6 +150,11 @@ class TrainDataset(Dataset[Sample | ConvbodyError]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw.seed)
             return plain(*self.transforms(image, target))
+
+    def extents(self) -> np.ndarray:
+        """(N, 2) int64: width and height of each image in pixels, as the annotations say."""
+        parts = zip(self.datasets, self.kept, strict=True)
+        return np.concatenate([dataset.records.images.sizes[kept] for dataset, kept in parts])
 
     def groups(self, by_aspect_ratio: bool) -> list[int]:
         """The group of each image: by aspect ratio, or one for all."""
@@ -213,6 +227,7 @@ def _open(cfg: Config, name: str, key: str, known: Known | None = None) -> CocoD
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
+    """The batch of some samples."""
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)

@@ -63,13 +63,14 @@ def train_transforms(cfg: Config, order: Sequence[int] = ()) -> Callable[[Tensor
     It takes and gives what ``CocoDataset.load`` gives. ``order`` is the keypoints' ``flip_order``.
     """
     steps: list[nn.Module] = [*_colour_jitter(cfg)]
-    steps.append(ResizeShortSide(_short_sides(cfg), cfg.INPUT.MAX_SIZE_TRAIN))
+    steps.append(ResizeShortSide(short_sides(cfg), cfg.INPUT.MAX_SIZE_TRAIN))
     steps.append(RandomFlip(functional.horizontal_flip, cfg.INPUT.HORIZONTAL_FLIP_PROB_TRAIN, order))
     steps.append(RandomFlip(functional.vertical_flip, cfg.INPUT.VERTICAL_FLIP_PROB_TRAIN, order))
     return v2.Compose(steps)
 
 
-def _short_sides(cfg: Config) -> Sequence[int]:
+def short_sides(cfg: Config) -> Sequence[int]:
+    """Those that a training image draws from, pixels. Raises ConfigError where there are none."""
     low, high = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
     if low != -1:
         if not 0 < low <= high:

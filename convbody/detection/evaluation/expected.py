@@ -66,6 +66,20 @@ def read_expectations(cfg: Config) -> list[Expectation]:
     return [_read(cfg, entry) for entry in cfg.TEST.EXPECTED_RESULTS]
 
 
+def check_measurable(
+    cfg: Config, expectations: Sequence[Expectation], given: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises ConfigError where an evaluation that gives the metrics ``given``, by data set, cannot tell."""
+    for each in expectations:
+        if each.metric not in given[each.dataset]:
+            raise ConfigError(
+                f"evaluating {each.dataset} gives no {each.metric}, because it has no objects of that size, "
+                f"but {', '.join(given[each.dataset])}",
+                _KEY,
+                cfg,
+            )
+
+
 def check_expectations(expectations: Sequence[Expectation], results: Mapping[str, EvaluationResult]) -> None:
     """Compares results with what was expected; logs a line for each that is off. Called on all ranks, after
     everything is written.

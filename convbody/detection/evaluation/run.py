@@ -68,7 +68,11 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     result = None
     if is_main():
         records = [record for index in sorted(found) for record in found[index][1]]
-        result = _score(dataset, sorted(found), records, tasks_of(cfg), name, seconds, evaluator)
+        result, scores = score_detections(
+            dataset, sorted(found), records, tasks_of(cfg), name, seconds, evaluator
+        )
+        for task, each in scores.items():
+            log.info("%s, %s, scored with %s:\n%s", name, task, each.evaluator, each.summary)
         result = replace(result, skipped=skipped)
         log.info("%s", result.table())
     result = broadcast_object(result)
@@ -108,11 +112,16 @@ def evaluation_folder(output_dir: Path, name: str) -> Path:
 
 def flat_metrics(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
     """The metrics of all results in one dict: "bbox/AP" of a single one, "<data set>/bbox/AP" of several."""
-    if len(results) == 1:
-        return dict(next(iter(results.values())).metrics)
-    return {
-        f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()
-    }
+    names = named_by_set({name: list(result.metrics) for name, result in results.items()})
+    values = (value for result in results.values() for value in result.metrics.values())
+    return dict(zip(names, values, strict=True))
+
+
+def named_by_set(metrics: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names that metrics of several data sets have together: with the data set's in front."""
+    if len(metrics) == 1:
+        return list(next(iter(metrics.values())))
+    return [f"{name}/{metric}" for name, found in metrics.items() for metric in found]
 
 
 def tasks_of(cfg: Config) -> list[str]:
@@ -123,7 +132,7 @@ def tasks_of(cfg: Config) -> list[str]:
     return ["bbox"] + ["segm"] * bool(cfg.MODEL.MASK_ON) + ["keypoints"] * bool(cfg.MODEL.KEYPOINT_ON)
 
 
-def _score(
+def score_detections(
     dataset: CocoDataset,
     indices: Sequence[int],
     records: list[Record],
@@ -131,19 +140,16 @@ def _score(
     name: str,
     seconds: float,
     evaluator: str,
-) -> EvaluationResult:
-    """The result of ``records``, detections of the images ``indices`` of the data set."""
+) -> tuple[EvaluationResult, dict[str, TaskScores]]:
+    """The result of ``records``, detections of the images ``indices``, and the scores of each task."""
     truth = GroundTruth(
         images=[dataset.images[index] for index in indices],
         categories=dataset.categories,
         annotations=[annotation for index in indices for annotation in dataset.objects(index)],
     )
-    scores: dict[str, TaskScores] = {}
-    for task in tasks:
-        scores[task] = score(truth, records, task, evaluator)
-        log.info("%s, %s, scored with %s:\n%s", name, task, scores[task].evaluator, scores[task].summary)
+    scores = {task: score(truth, records, task, evaluator) for task in tasks}
     first = scores[tasks[0]]
-    return EvaluationResult(
+    result = EvaluationResult(
         dataset=name,
         metrics={f"{task}/{key}": value for task, s in scores.items() for key, value in s.metrics.items()},
         per_class=_per_class(truth, scores),
@@ -161,6 +167,7 @@ def _score(
             for record in records
         ],
     )
+    return result, scores
 
 
 def _per_class(truth: GroundTruth, scores: Mapping[str, TaskScores]) -> list[dict[str, Any]]:

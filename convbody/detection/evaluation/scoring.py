@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,12 +102,15 @@ def score(truth: GroundTruth, records: Sequence[Record], task: str, evaluator: s
     )
 
 
-def metric_names(task: str) -> list[str]:
-    """Every metric that ``score`` can give for a task, without the task's name in front."""
-    counts = _MAX_DETECTIONS[task]
+def metric_names(task: str, measured: Container[str] = frozenset(_SIZES.values())) -> list[str]:
+    """Every metric that ``score`` gives for a task, without the task's name in front.
+
+    ``measured`` are the sizes, "s", "m" and "l", of which there is something to find.
+    """
+    counts, sizes = _MAX_DETECTIONS[task], [size for size in _SIZES.values() if size in measured]
     if task == "proposals":
-        return [f"AR{size}@{count}" for count in counts if count >= 100 for size in ("", *_SIZES.values())]
-    sizes = [size for size in _SIZES.values() if (task, size) != ("keypoints", "s")]
+        return [f"AR{size}@{count}" for count in counts if count >= 100 for size in ("", *sizes)]
+    sizes = [size for size in sizes if (task, size) != ("keypoints", "s")]
     return ["AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *(f"AR@{count}" for count in counts)]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from convbody.detection.coco_names import assumed_names
 from convbody.detection.data import Known
-from convbody.detection.train import build_initial_detector
+from convbody.detection.initial import build_initial_detector
 from convbody.detection.trained import class_names, load_trained
 from convbody.training.checkpoint import write_checkpoint
 from registry import ConfigError

@@ -16,10 +16,11 @@ from backbones.weights.read import read_weights
 from convbody.detection.data import find_dataset, make_synthetic
 from convbody.detection.evaluation import evaluate_checkpoint
 from convbody.detection.heads.registries import META_ARCHITECTURES
+from convbody.detection.initial import build_initial_detector
 from convbody.detection.inputs import TargetNeeds
 from convbody.detection.model import Detector
 from convbody.detection.predict import predict
-from convbody.detection.train import build_initial_detector, train_detector
+from convbody.detection.train import train_detector
 from convbody.detection.trained import load_trained
 from convbody.detection.transform import DetectionTransform
 from registry import Config, ConfigError, ConvbodyError, load_cfg
@@ -262,14 +263,15 @@ class Bare(Detector):
         return {"loss": sum(feature.mean() for feature in features)}
 
 
-def test_a_plugins_detector_is_checked_by_its_own_class_count(small_cfg, monkeypatch):
+def test_a_plugins_detector_is_checked_by_its_own_class_count(small_cfg, monkeypatch, tmp_path):
     monkeypatch.setattr(META_ARCHITECTURES, "_entries", dict(META_ARCHITECTURES._entries))
     META_ARCHITECTURES.register("Bare", Bare)
     opts = ("MODEL.META_ARCHITECTURE", "Bare", "DATASETS.TEST", (), "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81)
     assert train_detector(small_cfg("faster_rcnn", *opts, "SOLVER.MAX_ITER", 1)).iteration == 1
     monkeypatch.setattr(Bare, "classes", 5)
+    cfg = small_cfg("faster_rcnn", *opts, "OUTPUT_DIR", str(tmp_path / "other"))
     with pytest.raises(ConfigError, match=r"3 classes.*made for 5 \(MODEL\.META_ARCHITECTURE = 'Bare'"):
-        train_detector(small_cfg("faster_rcnn", *opts))
+        train_detector(cfg)
 
 
 def test_weights_that_do_not_fit_are_refused(small_cfg, tmp_path):

@@ -75,7 +75,7 @@ def test_photographs_in_folders_are_turned_where_asked_for(cls_cfg, bars_root, c
     catalog = "DATASETS.CLASSIFICATION_CATALOG.pets"
     options = {f"{catalog}.layout": "folder", f"{catalog}.root": "pets", "DATASETS.TEST": ["pets"]}
     cfg = cls_cfg({**options, "MODEL.CLASSIFIER.NUM_CLASSES": 2, "DATASETS.EXIF": choice})
-    (pets,) = loader.open_datasets(cfg, "DATASETS.TEST")
+    (pets,) = loader.open_test_sets(cfg)
     assert (pets.load(0, 1)[0, 0] == 0).all() == dark
 
 

@@ -20,7 +20,7 @@ from convbody.detection.evaluation.evaluators import choose_evaluator, compare
 from convbody.detection.evaluation.scoring import score
 from convbody.detection.evaluation.truth import Numbering, scored_records, scored_truth
 from convbody.detection.train import train_detector
-from registry import ConfigError, load_cfg
+from registry import ConfigError, ConvbodyError, load_cfg
 
 SIDE, KEYPOINTS = 120, 3
 IMAGES, CLASSES = (2, 5, 9), (1, 4)
@@ -265,7 +265,9 @@ def test_a_detector_is_scored_alike_by_both(shapes, caplog):
 
 
 @pytest.mark.parametrize("start", [train_detector, evaluate_checkpoint])
-def test_an_evaluator_that_is_not_there_is_said_before_the_work(monkeypatch, start):
+def test_an_evaluator_that_is_not_there_is_said_before_the_work(monkeypatch, start, tmp_path):
     monkeypatch.setattr(evaluators, "_installed_version", lambda: ())
-    with pytest.raises(ConfigError, match="hotcoco is not installed"):
-        start(config("hotcoco"))
+    cfg = config("hotcoco")
+    cfg.OUTPUT_DIR = str(tmp_path)
+    with pytest.raises(ConvbodyError, match="hotcoco is not installed"):
+        start(cfg)

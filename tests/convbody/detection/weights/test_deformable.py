@@ -9,7 +9,7 @@ from backbones import build_backbone
 from backbones.weights import load_weights, source
 from backbones.weights.write import convert, write_tensors
 from convbody.detection import build_detector
-from convbody.detection.train import build_initial_detector
+from convbody.detection.initial import build_initial_detector
 from registry import load_cfg
 
 V1 = ["MODEL.RESNETS.STAGE_WITH_DCN", (False, True, True, True)]
