@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> int:
         from convbody.search.preflight import dry_run
 
         dry_run(cfg, resume=args.resume)
-        return
+        return 0
     from convbody.search.train import search
 
     return search(cfg, resume=args.resume).exit_status
