@@ -30,8 +30,12 @@ constexpr int64_t kEnoughTiles = 512;
 
 extern __shared__ __align__(128) unsigned char shared_memory[];
 
-// The blocks of a grid go through the tiles one by one.
-template <class Shared, class Args, void (*Tile)(cuda::Block, Shared&, const Args&, int64_t)>
+// Bytes of shared memory that a block may have on every device from sm_80 on.
+constexpr size_t kMostShared = 99 * 1024;
+
+// The blocks of a grid go through the tiles one by one. The bytes of shared memory are in the kernel's name, where
+// scripts/gpu/kernels.py and profilers show them.
+template <class Shared, class Args, void (*Tile)(cuda::Block, Shared&, const Args&, int64_t), size_t SHARED_BYTES>
 __global__ void __launch_bounds__(kThreads, 2) tiles_kernel(const __grid_constant__ Args args, int64_t tiles) {
   auto& shared = *reinterpret_cast<Shared*>(shared_memory);
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -63,7 +67,8 @@ cudaStream_t current_stream(const Tensor& tensor) {
 // Runs `tiles` (at least one) tiles; `name` is what an error calls the kernel.
 template <class Shared, class Args, void (*Tile)(cuda::Block, Shared&, const Args&, int64_t)>
 void launch(const char* name, const Args& args, int64_t tiles, cudaStream_t stream) {
-  const auto kernel = tiles_kernel<Shared, Args, Tile>;
+  static_assert(sizeof(Shared) <= kMostShared);
+  const auto kernel = tiles_kernel<Shared, Args, Tile, sizeof(Shared)>;
   check(
       cudaFuncSetAttribute(
           reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)),
