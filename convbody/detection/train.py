@@ -16,6 +16,7 @@ from convbody.detection.initial import detector_losses, image_ids
 from convbody.detection.preflight import preflight
 from convbody.detection.report import write_report
 from convbody.training import distributed
+from convbody.training.findings import told_in_one_line
 from convbody.training.lock import one_run_per_folder
 from convbody.training.logging import setup_logging
 from convbody.training.loop import TrainResult, train
@@ -62,18 +63,21 @@ def train_detector(cfg: Config, *, resume: bool = False) -> TrainResult:
     if cfg.DATASETS.TEST and not result.interrupted:
         # Nothing new where a finished run was resumed: the page is made of what that run has left.
         results = latest or _saved_results(cfg, output_dir)
-        if distributed.is_main():
+
+        def report() -> Path:
             seconds = time.monotonic() - started
-            logger.info("wrote %s", write_report(output_dir, cfg, results, run.test_sets, seconds=seconds))
+            with told_in_one_line("the training is finished and saved, but the report"):
+                return write_report(output_dir, cfg, results, run.test_sets, seconds=seconds)
+
+        logger.info("wrote %s", distributed.on_main(report))
         check_expectations(run.expectations, results)
     return result
 
 
 def _saved_results(cfg: Config, output_dir: Path) -> dict[str, EvaluationResult]:
     """What an earlier run has left, read by the main process, which alone is sure to see the folder."""
-    saved: dict[str, EvaluationResult] = {}
-    if distributed.is_main():
-        saved = {
+    return distributed.on_main(
+        lambda: {
             name: EvaluationResult.load(evaluation_folder(output_dir, name)) for name in cfg.DATASETS.TEST
         }
-    return distributed.broadcast_object(saved)
+    )

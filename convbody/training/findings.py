@@ -18,6 +18,20 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def told_in_one_line(what: str) -> Iterator[None]:
+    """While entered, an error of any kind becomes a ConvbodyError that says what fails, and where."""
+    try:
+        yield
+    except ConvbodyError:
+        raise
+    except Exception as error:
+        logger.debug("%s fails", what, exc_info=True)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        raise ConvbodyError(f"{what} fails: {in_one_line(error)} ({place})") from error
+
+
 class PreflightError(ConvbodyError):
     """More than one thing keeps a run from starting; the details have a line for each."""
 
@@ -43,14 +57,10 @@ class Findings:
     def rehearsing(self, what: str) -> Iterator[None]:
         """While entered, an error of any kind is a finding: what runs may be a plugin's, or a library's."""
         try:
-            yield
+            with told_in_one_line(what):
+                yield
         except ConvbodyError as error:
             self.add(error)
-        except Exception as error:
-            logger.debug("%s fails", what, exc_info=True)
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(last.filename).name}:{last.lineno}"
-            self.add(ConvbodyError(f"{what} fails: {in_one_line(error)} ({place})"))
 
     def add(self, error: ConvbodyError) -> None:
         """Count one more, unless it has been found before."""

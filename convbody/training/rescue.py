@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,18 @@ def draw(stream: Iterator[Batch]) -> Batch:
     if any(distributed.any_over_ranks(failure is not None)):
         raise common(failure) from None
     return batch
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """While entered, a ConvbodyError of one process is raised in all, so that none waits for another."""
+    failure: ConvbodyError | None = None
+    try:
+        yield
+    except ConvbodyError as error:
+        failure = error
+    if any(distributed.any_over_ranks(failure is not None)):
+        raise common(failure) from None
 
 
 def common(failure: Error | None) -> Error:

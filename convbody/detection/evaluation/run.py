@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from convbody.detection.evaluation.inference import detect, features_are_finite
 from convbody.detection.evaluation.result import EvaluationResult
 from convbody.detection.evaluation.scoring import TaskScores, score
 from convbody.detection.evaluation.truth import GroundTruth, Record
-from convbody.training.distributed import all_gather_object, broadcast_object, is_main, rank, world_size
+from convbody.training.distributed import all_gather_object, on_main, rank, world_size
+from convbody.training.findings import told_in_one_line
 from convbody.training.finite import require_finite
+from convbody.training.rescue import together
 from convbody.training.step import autocast_dtype
 from registry import Config, ConvbodyError
 
@@ -48,16 +51,17 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
     started = time.monotonic()
     bare_model = model.module if isinstance(model, DistributedDataParallel) else model
     require_finite(bare_model)
-    share = detect(
-        bare_model,
-        dataset,
-        range(rank(), len(dataset), world_size()),
-        batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
-        dtype=autocast_dtype(cfg),
-        workers=cfg.DATALOADER.NUM_WORKERS,
-        mask_threshold=cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD,
-        unread=unread,
-    )
+    with together(), told_in_one_line(f"detecting objects in images of {name!r}"):
+        share = detect(
+            bare_model,
+            dataset,
+            range(rank(), len(dataset), world_size()),
+            batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
+            dtype=autocast_dtype(cfg),
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            mask_threshold=cfg.MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD,
+            unread=unread,
+        )
     found = {index: entry for part in all_gather_object(share) for index, entry in part.items()}
     seconds = time.monotonic() - started
     skipped = unread.report(f"the evaluation of {name}") if unread else []
@@ -65,19 +69,20 @@ def evaluate(model: nn.Module, dataset: CocoDataset, cfg: Config, name: str = "t
         raise DataError(f"no image of data set {name!r} could be read")
     if not any(records for _, records in found.values()):
         _explain_nothing(bare_model, autocast_dtype(cfg))
-    result = None
-    if is_main():
+
+    def scored() -> EvaluationResult:
         records = [record for index in sorted(found) for record in found[index][1]]
-        result, scores = score_detections(
-            dataset, sorted(found), records, tasks_of(cfg), name, seconds, evaluator
-        )
+        with told_in_one_line(f"scoring what was found in {name!r}"):
+            result, scores = score_detections(
+                dataset, sorted(found), records, tasks_of(cfg), name, seconds, evaluator
+            )
         for task, each in scores.items():
             log.info("%s, %s, scored with %s:\n%s", name, task, each.evaluator, each.summary)
         result = replace(result, skipped=skipped)
         log.info("%s", result.table())
-    result = broadcast_object(result)
-    assert result is not None  # the main process's
-    return result
+        return result
+
+    return on_main(scored)
 
 
 def _explain_nothing(model: nn.Module, dtype: torch.dtype) -> None:
@@ -100,9 +105,14 @@ def evaluate_all(
     results = {}
     for name, dataset in datasets.items():
         results[name] = evaluate(model, dataset, cfg, name)
-        if output_dir is not None and is_main():
-            results[name].save(evaluation_folder(output_dir, name))
+        if output_dir is not None:
+            on_main(partial(_save, results[name], evaluation_folder(output_dir, name)))
     return results
+
+
+def _save(result: EvaluationResult, folder: Path) -> None:
+    with told_in_one_line(f"writing the evaluation into {folder}"):
+        result.save(folder)
 
 
 def evaluation_folder(output_dir: Path, name: str) -> Path:

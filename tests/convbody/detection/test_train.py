@@ -13,8 +13,10 @@ from products import Products
 
 from backbones.weights.contract import contract_of
 from backbones.weights.read import read_weights
+from convbody.detection import train as train_module
 from convbody.detection.data import find_dataset, make_synthetic
 from convbody.detection.evaluation import evaluate_checkpoint
+from convbody.detection.evaluation import run as run_module
 from convbody.detection.heads.registries import META_ARCHITECTURES
 from convbody.detection.initial import build_initial_detector
 from convbody.detection.inputs import TargetNeeds
@@ -107,6 +109,30 @@ def test_an_unexpected_result_fails_the_run_once_all_is_written(small_cfg):
     assert "unexpected result: synthetic_test bbox/AP" in (folder / "log.txt").read_text()
     with pytest.raises(ConvbodyError, match="wanted 0.9000"):
         train_detector(cfg, resume=True)
+
+
+def test_a_report_that_fails_costs_no_training(small_cfg, monkeypatch):
+    def breaks(*args, **options):
+        raise KeyError("title")
+
+    monkeypatch.setattr(train_module, "write_report", breaks)
+    cfg = small_cfg("faster_rcnn")
+    with pytest.raises(ConvbodyError, match="finished and saved, but the report fails: KeyError: 'title'"):
+        train_detector(cfg)
+    assert load_trained(cfg).weights.file.endswith("best.pth")
+
+
+def test_an_evaluation_that_fails_costs_no_training(small_cfg, monkeypatch):
+    def breaks(*args, **options):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score_detections", breaks)
+        cfg = small_cfg("faster_rcnn")
+        with pytest.raises(ConvbodyError, match="scoring what was found in 'synthetic_test' fails"):
+            train_detector(cfg)
+    assert [path.name for path in (Path(cfg.OUTPUT_DIR) / "checkpoints").iterdir()] == ["iter_0000002.pth"]
+    assert "bbox/AP" in train_detector(cfg, resume=True).metrics
 
 
 def test_the_same_seed_starts_from_the_same_weights(small_cfg):

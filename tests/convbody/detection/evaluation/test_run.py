@@ -14,6 +14,7 @@ from ranks import run_ranks
 from convbody.detection import build_detector
 from convbody.detection.data import Known, build_test_dataset, open_test_sets
 from convbody.detection.evaluation import EvaluationResult, evaluate, evaluate_all, flat_metrics
+from convbody.detection.evaluation import run as run_module
 from convbody.detection.report.samples import samples
 from registry import ConfigError, ConvbodyError
 
@@ -270,3 +271,16 @@ def test_results_have_the_ids_of_the_file(shapes, tmp_path):
     assert {found["image_id"] for found in loaded.anns.values()} == set(images.values()) - {images[2]}
     assert {found["category_id"] for found in loaded.anns.values()} <= set(categories.values())
     assert len(samples(result, dataset)) == 6
+
+
+def test_whatever_fails_in_an_evaluation_is_one_line(shapes, monkeypatch):
+    def breaks(*args):
+        raise IndexError("no\nsuch row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score_detections", breaks)
+        with pytest.raises(ConvbodyError, match="^scoring what was found in 'shapes' fails: IndexError: no"):
+            run(shapes)
+    monkeypatch.setattr(OracleDetector, "forward", breaks)
+    with pytest.raises(ConvbodyError, match=r"^detecting objects in images of 'shapes' fails: IndexError"):
+        run(shapes)
