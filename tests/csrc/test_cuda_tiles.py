@@ -14,8 +14,8 @@ from backbones.ops.deform_conv_reference import deform_conv2d_reference
 HERE = Path(__file__).parent
 INCLUDE = Path(torch.__file__).parent / "include"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-TYPES = [torch.float64, torch.float32, torch.bfloat16]
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2}
+TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -105,7 +105,7 @@ def tensors(p, dtype):
 
 def expected(p, dtype):
     """Output and gradients of input, offset, mask and weight; half types from a computation in float32."""
-    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
     input, offset, mask, bias, weight, grad = (
         None if t is None else t.to(wide).requires_grad_() for t in tensors(p, dtype)
     )

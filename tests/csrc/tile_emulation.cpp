@@ -82,9 +82,11 @@ inline void atomicOr(unsigned* at, unsigned bits) { *at |= bits; }
 #include "../../csrc/cuda/deform_conv_tiles.h"
 
 #include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 using namespace convbody::cuda;
 using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 
 namespace {
 
@@ -213,5 +215,10 @@ int main() {
     *field = read_number();
   }
   shape.derive();
-  type == 0 ? solve<double>(shape) : type == 1 ? solve<float>(shape) : solve<BFloat16>(shape);
+  switch (type) {
+    case 0: solve<double>(shape); break;
+    case 1: solve<float>(shape); break;
+    case 2: solve<BFloat16>(shape); break;
+    default: solve<Half>(shape);
+  }
 }
