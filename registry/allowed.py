@@ -42,12 +42,12 @@ def between(least: float, greatest: float) -> Allowed:
     return Allowed(lambda value: least <= value <= greatest, f"{least} to {greatest}")
 
 
-def each(item: Allowed, count: int | None = None) -> Allowed:
-    """A sequence of ``count`` such items (None: one or more)."""
-    many = "one or more" if count is None else str(count)
+def each(item: Allowed, *counts: int) -> Allowed:
+    """A sequence of such items, of one of these lengths (none given: one or more items)."""
+    many = " or ".join(map(str, counts)) or "one or more"
 
     def holds(value: Any) -> bool:
-        right = len(value) > 0 if count is None else len(value) == count
+        right = len(value) in counts if counts else len(value) > 0
         return right and all(item.holds(part) for part in value)
 
     return Allowed(holds, f"{many} numbers, each {item.text}")

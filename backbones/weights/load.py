@@ -143,7 +143,9 @@ def _unsound(tensor: Tensor, own: Tensor) -> str:
         return str(tensor.dtype).removeprefix("torch.")
     if tensor.is_complex():
         return "complex"
-    return "NaN or infinite" if tensor.is_floating_point() and not tensor.isfinite().all() else ""
+    # In the type that it will have here: a float64 may be too large for float32.
+    filling = tensor.to(own.dtype) if own.is_floating_point() else tensor
+    return "NaN or infinite" if tensor.is_floating_point() and not filling.isfinite().all() else ""
 
 
 def _left_initialised(module: nn.Module, fitting: State, clashing: Set[str]) -> tuple[str, ...]:

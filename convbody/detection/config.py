@@ -115,6 +115,9 @@ def roi_heads_defaults() -> dict[str, Any]:
     }
 
 
+_POOLER_ALLOWED = {"POOLER_RESOLUTION": at_least(1), "POOLER_SCALES": each(above(0.0))}
+
+
 def _pooler_defaults() -> dict[str, Any]:
     return {
         # Side of the square that RoIAlign cuts out of the features, cells.
@@ -126,7 +129,7 @@ def _pooler_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.ROI_BOX_HEAD")
+@config_section("MODEL.ROI_BOX_HEAD", allowed=_POOLER_ALLOWED)
 def box_head_defaults() -> dict[str, Any]:
     """The head that classifies proposals and refines their boxes."""
     return {
@@ -149,7 +152,7 @@ def box_head_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.ROI_MASK_HEAD")
+@config_section("MODEL.ROI_MASK_HEAD", allowed=_POOLER_ALLOWED)
 def mask_head_defaults() -> dict[str, Any]:
     """The head that draws a mask inside each box."""
     return {
@@ -175,7 +178,7 @@ def mask_head_defaults() -> dict[str, Any]:
     }
 
 
-@config_section("MODEL.ROI_KEYPOINT_HEAD")
+@config_section("MODEL.ROI_KEYPOINT_HEAD", allowed=_POOLER_ALLOWED)
 def keypoint_head_defaults() -> dict[str, Any]:
     """The head that places keypoints inside each box."""
     return {

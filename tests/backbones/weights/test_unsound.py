@@ -77,6 +77,13 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, body, value, dtype):
     assert f"{NAME} is NaN or infinite, layer3.0.bn1.running_var is" in message and "and 1 more (" in message
 
 
+def test_numbers_beyond_the_type_that_they_fill_are_refused(tmp_path, body):
+    state = {name: tensor.double() for name, tensor in body.body.state_dict().items()}
+    state[NAME] = state[NAME] * 0 + 1e39
+    write(tmp_path / "w.pth", state)
+    assert f"{NAME} is NaN or infinite" in refused(body, tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_real_numbers_of_any_precision_are_loaded(tmp_path, build_narrow, dtype):
     source, body = build_narrow("R-50"), build_narrow("R-50")

@@ -228,6 +228,7 @@ MASKS: dict[str, tuple[Any, str]] = {
     ),
     "run-length code that does not cover its image": ({"size": [30, 40], "counts": [1000, 100]}, ".counts"),
     "run-length  code that does not cover its image": ({"size": [30, 40], "counts": "zz~"}, "(40x30)"),
+    "run-length code that  does not cover its image": ({"size": [30, 40], "counts": ""}, ".counts"),
     "run-length code  that does not cover its image": ({"size": [30, 40], "counts": "Ŕ"}, ".counts"),
     "annotations[].segmentation.counts[] of another type": (
         {"size": [30, 40], "counts": [1200, None]},
