@@ -72,7 +72,9 @@ def _code(found: RunLengthFields, height: int, width: int) -> bytes:
         detail = f"{found.size[0]:g}x{found.size[1]:g}, height first, in {height}x{width}"
         raise FieldError("run-length code of another size than its image", f"{_PATH}.size", shortened(detail))
     try:
-        if isinstance(found.counts, str) and found.counts:  # "" would read as no mask at all
+        if isinstance(found.counts, str):
+            if not found.counts:  # it would read as no mask at all
+                raise ValueError
             return found.counts.encode("ascii")
         return compress([_whole(run) for run in found.counts], height, width)
     except ValueError:
