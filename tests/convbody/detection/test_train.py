@@ -339,7 +339,7 @@ def test_sigterm_saves_and_exits_with_a_message(shapes, tmp_path, monkeypatch):
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    assert process.wait(timeout=60) == 0, rest
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM, rest
     assert "--resume" in rest and "Traceback" not in rest
     assert len(list((tmp_path / "run" / "checkpoints").glob("iter_*.pth"))) == 1
 
