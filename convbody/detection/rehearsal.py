@@ -28,6 +28,8 @@ from registry import Config, ConvbodyError
 
 #: Images times classes that pycocotools scores in a few seconds.
 _SCORED_CELLS = 400_000
+#: Sides, in pixels, of images with several places on the coarsest feature map, at stride 128.
+_LARGE = 256
 #: What torchvision calls the least score of a detection that is kept, in every kind of detector.
 _THRESHOLD = "score_thresh"
 
@@ -71,7 +73,7 @@ def two_images(dataset: CocoDataset) -> list[int]:
 
 
 def trial_batch(cfg: Config, dataset: TrainDataset) -> Batch:
-    """The two smallest training images, or one where a process has but one in a batch, at their smallest.
+    """The two smallest training images at their smallest; one where it is large, or alone in a batch.
 
     Raises:
         DataError: one of them cannot be read.
@@ -86,7 +88,9 @@ def trial_batch(cfg: Config, dataset: TrainDataset) -> Batch:
     trial.transforms = train_transforms(smallest, dataset.flip_order)
     order = (extents.prod(axis=1) * scale**2).argsort(kind="stable").tolist()
     samples = (trial[Draw(index, cfg.SEED)] for index in cycle(order))
-    count = min(2, cfg.SOLVER.IMS_PER_BATCH // world_size())
+    # A second image takes as long again, and matters where a norm could get a single value of one alone.
+    shortest = extents[order[0]].min() * scale[order[0]]
+    count = 1 if shortest >= _LARGE else min(2, cfg.SOLVER.IMS_PER_BATCH // world_size())
     return collate(first_readable(cfg, samples, count))
 
 
