@@ -117,8 +117,9 @@ def run_all(report: Report, schedule: Schedule, scratch: Path, *, rehearse: bool
         else:
             run_part(part, report, schedule, scratch, env, rehearse=rehearse)
         say(part.line(), schedule)
-        for row in part.failures:
-            print(f"    wrong: {row_line(row)}", flush=True)
+        for word, rows in (("wrong", part.failures), ("not checked", part.missed)):
+            for row in rows:
+                print(f"    {word}: {row_line(row)}", flush=True)
         report.write()
 
 
@@ -172,6 +173,8 @@ def outcome(ended: Ended, part: Part) -> tuple[str, str]:
         return "crashed", f"exit status {ended.status} and no rows, {log}"
     if part.failures:
         return "failed", ""
+    if part.missed:
+        return "incomplete", ""
     return ("ok", "") if ended.status == 0 else ("crashed", f"exit status {ended.status}, {log}")
 
 

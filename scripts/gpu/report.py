@@ -16,8 +16,8 @@ LOG_LINES = 40  # of a part that did not end well, on the page
 class Part:
     """One part and how it went.
 
-    `state` is waiting, running, ok, failed (a row failed), crashed (it ended otherwise than its rows say),
-    timed out, or not run; `reason` says more.
+    `state` is waiting, running, ok, failed (a row failed), incomplete (a row says what was not checked),
+    crashed (it ended otherwise than its rows say), timed out, or not run; `reason` says more.
     """
 
     name: str
@@ -43,6 +43,11 @@ class Part:
         """The rows that failed."""
         return [row for row in self.rows if row.get("ok") is False]
 
+    @property
+    def missed(self) -> list[dict[str, Any]]:
+        """The rows that say what was not checked."""
+        return [row for row in self.rows if row.get("missed")]
+
     def as_json(self) -> dict[str, Any]:
         """Everything, for the file."""
         how = {"state": self.state, "reason": self.reason, "seconds": self.seconds, "bound": self.bound}
@@ -53,6 +58,7 @@ class Part:
         time = "" if self.seconds is None else f" in {self.seconds:.1f} s of {self.bound or 0:.0f}"
         passed = sum(row.get("ok") is True for row in self.rows)
         counts = f", {passed} right, {len(self.failures)} wrong" if self.rows else ""
+        counts += f", {len(self.missed)} not checked" if self.missed else ""
         return f"{self.name}: {self.state}{time}{counts}" + (f" ({self.reason})" if self.reason else "")
 
 
@@ -80,8 +86,10 @@ class Report:
         blocks = [f"# GPU check: {self.verdict()}", facts_table(self.facts)]
         blocks.append("\n".join(f"* {part.line()}" for part in self.parts))
         failing = [f"* **{part.name}**, {row_line(row)}" for part in self.parts for row in part.failures]
-        if failing:
-            blocks += ["## Wrong", "\n".join(failing)]
+        missed = [f"* **{part.name}**, {row_line(row)}" for part in self.parts for row in part.missed]
+        for heading, lines in (("Wrong", failing), ("Not checked", missed)):
+            if lines:
+                blocks += [f"## {heading}", "\n".join(lines)]
         for part in self.parts:
             if part.rows or part.state not in ("waiting", "not run"):
                 blocks += part_blocks(part, self.out)
@@ -133,17 +141,23 @@ def flattened(facts: Mapping[str, Any], before: str = "") -> Iterable[tuple[str,
 
 def table_row(row: Mapping[str, Any]) -> str:
     """A row of a part as a row of a table."""
-    says = "" if row.get("ok") is None else "ok" if row["ok"] else "**wrong**"
-    value = "" if row.get("value") is None else f"{shown(row['value'])} {row.get('unit', '')}".strip()
+    says = {"True": "ok", "False": "**wrong**"}.get(str(row.get("ok")), "missed" if row.get("missed") else "")
+    value = with_unit(row)
     first = (str(row.get("detail", "")).strip().splitlines() or [""])[0]
     return f"| {says} | {cell(str(row.get('name')))} | {cell(value)} | {cell(first)} |"
 
 
 def row_line(row: Mapping[str, Any]) -> str:
     """A row of a part as one line of text."""
-    value = "" if row.get("value") is None else f"{shown(row['value'])} {row.get('unit', '')}".strip()
+    value = with_unit(row)
     first = (str(row.get("detail", "")).strip().splitlines() or [""])[0]
     return ": ".join(text for text in (str(row.get("name")), value, first) if text)
+
+
+def with_unit(row: Mapping[str, Any]) -> str:
+    """The value of a row and its unit; nothing without a value."""
+    value = shown(row.get("value"))
+    return f"{value} {row.get('unit', '')}".strip() if value else ""
 
 
 def shown(value: Any) -> str:
@@ -151,7 +165,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return ", ".join(map(shown, value))
+        return ", ".join(filter(None, map(shown, value)))
     return "" if value is None else str(value)
 
 

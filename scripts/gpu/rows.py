@@ -33,6 +33,7 @@ class Row:
     value: Any = None
     unit: str = ""
     detail: str = ""
+    missed: bool = False  # it was to be checked and was not
 
 
 class Rows:
@@ -55,6 +56,12 @@ class Rows:
         first = (detail.strip().splitlines() or [""])[0]
         print(f"{says} {name}: {'' if value is None else value} {unit} {first}".rstrip(": "), flush=True)
 
+    def miss(self, name: str, reason: str) -> None:
+        """Adds a row for what could not be checked: nothing is wrong, but the part is not complete."""
+        self.rows.append(Row(name, None, detail=reason, missed=True))
+        self._write()
+        print(f"MISSED {name}: {reason}", flush=True)
+
     def take(self, found: list[dict[str, Any]]) -> None:
         """Adds rows that another process has printed."""
         self.rows += [Row(**row) for row in found]
@@ -75,8 +82,9 @@ class Rows:
             self.add(name, False, detail=f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}")
 
     def status(self) -> int:
-        """The exit status of the part: 0 if there are rows and none failed."""
-        return 0 if self.rows and all(row.ok is not False for row in self.rows) else 1
+        """The exit status of the part: 0 if there are rows, none failed and none was missed."""
+        right = all(row.ok is not False and not row.missed for row in self.rows)
+        return 0 if self.rows and right else 1
 
     def _write(self) -> None:
         # Replaced as a whole, so that a reader never finds half a file.

@@ -55,7 +55,7 @@ def main() -> int:
     tool = shutil.which("compute-sanitizer")
     if not tool:
         rows = Rows(args.json)
-        rows.add("compute-sanitizer", None, detail="not on the PATH nor beside nvcc: nothing was checked")
+        rows.miss("compute-sanitizer", "not on the PATH nor beside nvcc: nothing was checked")
         return rows.status()
     until = time.time() + seconds_given() - END_SECONDS
     watched = partial(watch, tool=tool, until=until)
@@ -79,7 +79,7 @@ def watch(rows: Rows, tool: str, check: str, name: str, until: float) -> None:
     calls = int(counts[-1]) if counts else 0
     clean = done.returncode == 0 and errors_found(done.stdout) == 0
     if clean and calls < NEEDED_CALLS:
-        rows.add(f"{check} of {name}", None, calls, "calls", f"no error, but {NEEDED_CALLS} calls are needed")
+        rows.miss(f"{check} of {name}", f"no error in {calls} calls, but {NEEDED_CALLS} are needed")
         return
     detail = "no error" if clean else f"exit status {done.returncode}; {first_lines(done.stdout)}"
     rows.add(f"{check} of {name}", clean, calls, "calls", detail)
@@ -96,7 +96,7 @@ def plant(rows: Rows, tool: str, check: str) -> None:
     name = f"{check} finds a planted error"
     done = run([*command(tool, check), sys.executable, "-c", PLANT.format(body=PLANTED[check])])
     if "_compile_kernel" in done.stdout and "AttributeError" in done.stdout:
-        rows.add(name, None, detail="this torch compiles no kernels")
+        rows.miss(name, "this torch compiles no kernels")
     else:
         rows.add(name, bool(errors_found(done.stdout)), detail=first_lines(done.stdout))
 
@@ -135,8 +135,11 @@ def address_sanitizer(rows: Rows, script: str) -> None:
     print(done.stdout, flush=True)
     skipped = re.search(r"^SKIPPED .*", done.stdout, re.MULTILINE)
     last = (done.stdout.strip().splitlines() or [""])[-1]
-    right = None if skipped else done.returncode == 0
-    rows.add(f"AddressSanitizer of {script} on the CPU", right, detail=skipped[0] if skipped else last)
+    name = f"AddressSanitizer of {script} on the CPU"
+    if skipped:
+        rows.miss(name, skipped[0])
+    else:
+        rows.add(name, done.returncode == 0, detail=last)
 
 
 if __name__ == "__main__":

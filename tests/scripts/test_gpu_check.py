@@ -59,6 +59,17 @@ def test_a_part_that_fails_or_crashes_does_not_keep_the_others_from_running(tree
     assert "by SIGABRT" in tree.page and "before any row" in tree.page and "exit status 3" in tree.page
 
 
+def test_what_was_not_checked_is_no_success(tree):
+    tree.part(
+        "training",
+        "rows.add('one', True); rows.miss('two', 'no tool for it'); rows.add('three', None, [None])",
+    )
+    status, output = tree.run("--only", "training")
+    assert status == 1 and tree.states()["training"] == "incomplete"
+    assert "1 right, 0 wrong, 1 not checked" in output and "not checked: two: no tool for it" in output
+    assert "## Not checked" in tree.page and "|  | three |  |  |" in tree.page
+
+
 def test_a_part_that_hangs_is_killed_with_all_that_it_started(tree):
     tree.operators()
     program = f"import time; print('hung in here', flush=True); {WAIT}"
