@@ -63,27 +63,29 @@ class TimmBody(Backbone):
             return [x.new_zeros((0, info.channels, *size)) for info, size in infos]
         padded = self._sizes.padded((height, width))
         if padded is None:
-            raise self._too_large((height, width))
+            raise self._refused((height, width))
         x = F.pad(x, (0, padded[1] - width, 0, padded[0] - height))
         try:
             features: list[Tensor] = self.net(x)
         except (AssertionError, RuntimeError, IndexError) as error:
-            own = self._sizes.own
-            too_large = padded[0] > own[0] or padded[1] > own[1]
-            if isinstance(error, torch.OutOfMemoryError) or not too_large:
+            if isinstance(error, torch.OutOfMemoryError) or padded == self._sizes.own:
                 raise
-            raise self._too_large((height, width)) from error
+            raise self._refused((height, width)) from error
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         whole = [(-(-padded[0] // s), -(-padded[1] // s)) for s in self.strides]
         features = [_resampled(feature, size) for feature, size in zip(features, whole, strict=True)]
         return [feature[..., :h, :w] for feature, (h, w) in zip(features, sizes, strict=True)]
 
-    def _too_large(self, size: tuple[int, int]) -> ConfigError:
+    def _refused(self, size: tuple[int, int]) -> ConfigError:
         own = self._sizes.own
+        if size[0] > own[0] or size[1] > own[1]:
+            taken, remedy = "of up to", self._sizes.advice(size)
+        else:
+            taken, remedy = "of", f"pad them: set DATALOADER.SIZE_DIVISIBILITY to {max(own)}"
         return ConfigError(
-            f"this timm model takes images of up to {own[0]}x{own[1]} pixels (height x width), and these are "
-            f"{size[0]}x{size[1]}: {self._sizes.advice(size)}"
+            f"this timm model does not take images of {size[0]}x{size[1]} pixels (height x width), "
+            f"but {taken} {own[0]}x{own[1]}: {remedy}"
         )
 
     def stages(self) -> list[Stage]:

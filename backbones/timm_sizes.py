@@ -76,6 +76,6 @@ def _on_meta() -> Any:
 def _runs(net: nn.Module, size: Size) -> bool:
     try:
         net.eval()(torch.empty(1, 3, *size, device="meta"))
-    except (AssertionError, RuntimeError, IndexError, ValueError):
+    except Exception:  # models check sizes in any way, and torch's meta kernels raise what they like
         return False
     return True

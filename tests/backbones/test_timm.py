@@ -165,7 +165,7 @@ def test_a_larger_image_names_the_key_and_the_key_helps(model):
 
 
 def test_a_larger_image_of_a_model_without_such_a_key():
-    with torch.no_grad(), pytest.raises(ConfigError, match=r"up to 224x224.*INPUT\.MAX_SIZE_TRAIN"):
+    with torch.no_grad(), pytest.raises(ConfigError, match=r"of up to 224x224.*INPUT\.MAX_SIZE_TRAIN"):
         build("timm/efficientformer_l1")(torch.rand(1, 3, 280, 300))
 
 
