@@ -98,8 +98,12 @@ class TimmBody(Backbone):
                 twin = self._create()
             self._stage_parts = stages_by_dependency(twin, self._sizes.own)
         names = ["stem", *(info.name for info in self.feature_info)]
-        parts = [[part(self.net, name) for name in held] for held in self._stage_parts]
-        return list(zip(names, parts, strict=True))
+        stages: dict[str, list[nn.Module]] = {
+            name: [] for name in names
+        }  # the first feature may be the stem's
+        for name, held in zip(names, self._stage_parts, strict=True):
+            stages[name] += [part(self.net, each) for each in held]
+        return list(stages.items())
 
     @property
     def _root(self) -> nn.Module:

@@ -27,12 +27,10 @@ class TimmSizes:
         self.own = own
         self._multiple = multiple
         self._known: dict[Size, bool] = {}
-
-    @cached_property
-    def fixed(self) -> bool:
-        """Whether only some sizes are taken, the model's own among them."""
-        other = (3 * self._multiple, 5 * self._multiple)
-        return self.takes(self.own) and not self.takes(other)
+        # Found out now: a forward pass may be traced, or measured.
+        other = (3 * multiple, 5 * multiple)
+        #: Whether only some sizes are taken, the model's own among them.
+        self.fixed = self.takes(own) and not self.takes(other)
 
     def takes(self, size: Size) -> bool:
         """Whether images of this size run through the model."""
@@ -64,7 +62,7 @@ class TimmSizes:
 
     @cached_property
     def _net(self) -> nn.Module:
-        with _on_meta():
+        with torch.random.fork_rng(devices=[]), _on_meta():
             return self._create()
 
 

@@ -201,9 +201,9 @@ class Own(Backbone):
     feature_info = (FeatureInfo("only", 4, 2),)
     def __init__(self, cfg):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.only = nn.Conv2d(3, 4, 3, stride=2, padding=1)
     def forward(self, x):
-        return [self.conv(x)]
+        return [self.only(x)]
 """
 
 
