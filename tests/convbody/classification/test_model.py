@@ -42,8 +42,8 @@ def test_the_input_is_what_a_detector_of_the_same_config_sees():
             {"INPUT.PIXEL_MEAN": [0.5] * 3, "INPUT.PIXEL_STD": [0.5] * 3},
             ["R-20-CIFAR", "colour", "INPUT.PIXEL_MEAN"],
         ),
-        ({"INPUT.PIXEL_MEAN": [0.5, 0.5]}, ["1 mean or 3", "INPUT.PIXEL_MEAN"]),
-        ({"INPUT.PIXEL_STD": [0.5, 0.5]}, ["INPUT.PIXEL_STD"]),
+        ({"INPUT.PIXEL_MEAN": [0.5, 0.5]}, ["1 or 3 numbers", "INPUT.PIXEL_MEAN"]),
+        ({"INPUT.PIXEL_STD": [0.5] * 3}, ["1 as in PIXEL_MEAN", "INPUT.PIXEL_STD"]),
         ({"MODEL.CLASSIFIER.NUM_CLASSES": 1}, ["MODEL.CLASSIFIER.NUM_CLASSES"]),
     ],
 )
