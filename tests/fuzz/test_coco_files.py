@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbody.detection import build_detector
-from convbody.detection.data.loader import build_test_dataset, build_train_batches, train_datasets
+from convbody.detection.data.loader import build_test_dataset, build_train_batches
 from convbody.detection.evaluation import evaluate
 from registry import load_cfg
 
@@ -27,7 +27,7 @@ def test_any_coco_file_trains_or_is_refused(pictures: Path, small_yaml: str, tmp
     tally = Tally()
 
     def iterate() -> None:
-        batches = build_train_batches(cfg, train_datasets(cfg))
+        batches = build_train_batches(cfg)
         batch = next(iter(batches(0)))
         losses = model.train()(*batch[:2])
         assert all(torch.isfinite(loss) for loss in losses.values())

@@ -36,7 +36,7 @@ def check_images(
         try:
             return look_at(path, how == "full", rules, (width, height) if width and height else None)
         except DataError as error:
-            return "image that cannot be read", f"{path}: {error}"
+            return "image that cannot be read", f"{error}: {path}"  # long paths are cut
 
     # Reading headers waits for the disk, so threads help.
     with ThreadPoolExecutor(8) as pool:
