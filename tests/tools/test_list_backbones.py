@@ -47,7 +47,7 @@ def test_a_pattern_is_built_and_counted(listed):
 
 
 def test_what_cannot_be_built_is_a_line_of_its_own(listed):
-    status, out, _ = listed("timm/coat_tiny", "--size", "64", "64")
+    status, out, _ = listed("timm/coat_tiny", "--size", "256", "256")
     assert status == 2 and "does not take images" in out
 
 
