@@ -76,7 +76,15 @@ def interrupt(*args):
     raise AssertionError("it goes on")
 
 
-def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path, same_weights):
+@pytest.fixture
+def ctrl_c_raises():
+    """As in a program of its own: a process of pytest-xdist has another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path, same_weights, ctrl_c_raises):
     cfg = toy.config(SOLVER__CHECKPOINT_PERIOD=0, SOLVER__TEST_PERIOD=10)
     with pytest.raises(KeyboardInterrupt):
         toy.run(tmp_path / "cut", cfg, evaluate=interrupt)
