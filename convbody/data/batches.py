@@ -54,7 +54,7 @@ class NumberedBatches(Generic[Batch]):
             batch_sampler=self._plan.batches_from(start, rank(), world_size()),
             num_workers=self._workers,
             collate_fn=self._collate,
-            pin_memory=self._to_gpu,  # out of locked pages a GPU copies by itself, while the program goes on
+            pin_memory=self._to_gpu,  # the GPU copies from pinned memory while the program goes on
             # Without a generator of its own, a loader draws from the global one for every iterator it makes.
             generator=torch.Generator(),
         )
